@@ -369,6 +369,10 @@ type LaunchBody struct {
 	PlanHash      string      `json:"plan_hash,omitempty" doc:"refuse if the plan is no longer this one"`
 	FileMounts    []FileMount `json:"files,omitempty"`
 	GitCommit     string      `json:"git_commit,omitempty"`
+	// Secrets are values by name; the server moves them to its secret store before anything else and keeps references.
+	Secrets map[string]string `json:"secrets,omitempty"`
+	// SecretRefs name secrets that stand in the server's store. A workflow's input has only these.
+	SecretRefs map[string]string `json:"secret_refs,omitempty"`
 }
 
 // ExecBody is POST /api/v1/exec.
@@ -378,6 +382,10 @@ type ExecBody struct {
 	Cluster    string      `json:"cluster_name"`
 	FileMounts []FileMount `json:"files,omitempty"`
 	GitCommit  string      `json:"git_commit,omitempty"`
+	// Secrets are values by name; the server moves them to its secret store before anything else and keeps references.
+	Secrets map[string]string `json:"secrets,omitempty"`
+	// SecretRefs name secrets that stand in the server's store. A workflow's input has only these.
+	SecretRefs map[string]string `json:"secret_refs,omitempty"`
 }
 
 // StartBody is POST /api/v1/start.
