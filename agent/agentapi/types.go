@@ -30,6 +30,8 @@ type NodeConfig struct {
 	CgroupRoot string `json:"cgroup_root,omitempty"`
 	// Isolated says that the agent's parent is PID 1 of a PID namespace of the node's own.
 	Isolated bool `json:"isolated,omitempty"`
+	// TmpDir is a folder bound over /tmp in the node's own mount namespace (with Isolated); empty: /tmp is shared.
+	TmpDir string `json:"tmp_dir,omitempty"`
 	// ClockOffset shifts the agent's clock (tests of clock skew), in nanoseconds.
 	ClockOffset time.Duration `json:"clock_offset,omitempty"`
 	// AutostopGrace is how long an announced autostop waits for the server before the agent acts alone; 0 means two minutes.
