@@ -160,6 +160,10 @@ func dynamicValues() map[dynamicconfig.Key]any {
 		dynamicconfig.VisibilityProcessorSchedulerWorkerCount.Key():  8,
 		dynamicconfig.MemoryTimerProcessorSchedulerWorkerCount.Key(): 8,
 
+		// There is no other cluster to replicate from.
+		dynamicconfig.ReplicationProcessorSchedulerWorkerCount.Key():            1,
+		dynamicconfig.ReplicationLowPriorityProcessorSchedulerWorkerCount.Key(): 1,
+
 		// A cached workflow costs about 65 kB; one that was evicted costs ten selects when it wakes.
 		dynamicconfig.HistoryCacheHostLevelMaxSize.Key(): 2048,
 		dynamicconfig.HistoryCacheTTL.Key():              15 * time.Minute,
