@@ -98,7 +98,8 @@ type NodeSpec struct {
 	DiskGB           int               `json:"disk_gb,omitempty"`
 	DiskTier         string            `json:"disk_tier,omitempty"`
 	NetworkTier      string            `json:"network_tier,omitempty"`
-	ImageID          string            `json:"image_id,omitempty"`
+	ImageID          string            `json:"image_id,omitempty"`  // of the machine
+	Container        string            `json:"container,omitempty"` // image of the container the task runs in
 	Labels           map[string]string `json:"labels,omitempty"`
 	Ports            []string          `json:"ports,omitempty"`
 	PricePerHour     float64           `json:"price_per_hour"` // as offered, US dollars per node
@@ -217,6 +218,8 @@ type Features struct {
 	Ports   PortOpener
 	Pools   Pooler
 	Spot    bool // offers spot nodes
+	// SpotStop says that spot nodes can be stopped too.
+	SpotStop bool
 	// Fallback says that the infra is chosen only if nothing else is enabled, or when named.
 	Fallback bool
 	// MachineLocal says that the nodes live on the server's machine and see its files.
