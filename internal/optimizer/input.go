@@ -24,6 +24,7 @@ const TargetCost Target = "cost"
 const (
 	NeedStop        = "stop"
 	NeedSpot        = "spot"
+	NeedSpotStop    = "spot_stop" // added by itself where NeedStop meets use_spot
 	NeedPorts       = "ports"
 	NeedMultiNode   = "multi_node"
 	NeedImage       = "image_id"
@@ -37,6 +38,7 @@ const (
 var needWords = map[string]string{
 	NeedStop:        "stopping nodes",
 	NeedSpot:        "spot nodes",
+	NeedSpotStop:    "stopping spot nodes",
 	NeedPorts:       "opening ports",
 	NeedMultiNode:   "clusters of several nodes",
 	NeedImage:       "machine images (image_id)",
@@ -51,6 +53,9 @@ func LacksOf(f providers.Features) []string {
 	var out []string
 	if f.Stop == nil {
 		out = append(out, NeedStop)
+	}
+	if !f.SpotStop {
+		out = append(out, NeedSpotStop)
 	}
 	if !f.Spot {
 		out = append(out, NeedSpot)
@@ -150,6 +155,9 @@ func (c Choice) Have(req task.Request) task.Request {
 	have.Accelerator = nil
 	if c.Spec.Accelerator != "" {
 		have.Accelerator = &task.Accelerator{Name: c.Spec.Accelerator, Count: c.Spec.AcceleratorCount}
+		if d, ok := catalog.Lookup(c.Spec.Accelerator); ok {
+			have.Accelerator.MemoryGB, have.Accelerator.Vendor = d.MemoryGB, d.Manufacturer
+		}
 	}
 	have.CPUs = task.CPUs{N: c.Spec.CPUs}
 	have.Memory = task.Memory{GB: c.Spec.MemoryGB}
@@ -205,14 +213,13 @@ func (in Input) check() error {
 	return nil
 }
 
-// usable drops offers of infra that is not enabled and offers whose figures make no sense, and puts the rest into an order
-// that depends on their content only.
+// usable drops offers of infra that is not enabled and offers whose figures make no sense, and gives the rest by infra.
 func (in Input) usable(enabled map[string]bool) map[string][]providers.Offer {
 	by := map[string][]providers.Offer{}
 	for _, o := range in.Offers {
 		o.Provider = strings.ToLower(o.Provider)
 		finite := true
-		for _, f := range []float64{o.PricePerHour, o.CPUs, o.MemoryGB, o.AcceleratorCount, o.DeviceMemGB} {
+		for _, f := range [...]float64{o.PricePerHour, o.CPUs, o.MemoryGB, o.AcceleratorCount, o.DeviceMemGB} {
 			finite = finite && f >= 0 && !math.IsInf(f, 0) && !math.IsNaN(f)
 		}
 		if !finite || !enabled[o.Provider] || o.Accelerator != "" && o.AcceleratorCount == 0 {
@@ -221,18 +228,22 @@ func (in Input) usable(enabled map[string]bool) map[string][]providers.Offer {
 		if o.Accelerator == "" {
 			o.AcceleratorCount = 0
 		}
-		o.Accelerator = catalog.Canonical(o.Accelerator)
+		if o.Accelerator != "" {
+			o.Accelerator = catalog.Canonical(o.Accelerator)
+		}
 		o.PricePerHour = float64(micros(o.PricePerHour)) / 1e6
 		by[o.Provider] = append(by[o.Provider], o)
 	}
-	for _, list := range by {
-		keys := make([]string, len(list))
-		for i, o := range list {
-			keys[i] = offerKey(o)
-		}
-		sort.Sort(&byKey{keys, list})
-	}
 	return by
+}
+
+// sortOffers puts offers into an order that depends on their content only, the cheapest first.
+func sortOffers(list []providers.Offer) {
+	keys := make([]string, len(list))
+	for i, o := range list {
+		keys[i] = offerKey(o)
+	}
+	sort.Sort(&byKey{keys, list})
 }
 
 // offerKey orders offers by price, then by everything else that tells them apart.

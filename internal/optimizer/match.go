@@ -40,20 +40,38 @@ func (m matcher) fitting(offers []providers.Offer) ([]providers.Offer, Reason) {
 	if len(offers) == 0 {
 		return nil, Reason{Infra: m.cloud, Text: "offers nothing at the moment", Hint: "run `sky check " + m.cloud + "` to see its state"}
 	}
-	for _, s := range m.stages(offers) {
-		var kept []providers.Offer
-		for _, o := range offers {
-			if s.keep(o) {
-				kept = append(kept, o)
+	stages := m.stages(offers)
+	meets := func(o providers.Offer) bool {
+		for _, s := range stages {
+			if !s.keep(o) {
+				return false
 			}
 		}
-		if len(kept) == 0 {
+		return true
+	}
+	if fits := keep(offers, meets); len(fits) > 0 {
+		return m.preferred(fits), Reason{}
+	}
+	// Narrow step by step, to tell at which demand the last offer went.
+	for _, s := range stages {
+		left := keep(offers, s.keep)
+		if len(left) == 0 {
 			text, hint := s.why(offers)
 			return nil, Reason{Infra: m.cloud, Text: text, Hint: hint}
 		}
-		offers = kept
+		offers = left
 	}
-	return m.preferred(offers), Reason{}
+	return nil, Reason{}
+}
+
+func keep(offers []providers.Offer, ok func(providers.Offer) bool) []providers.Offer {
+	var out []providers.Offer
+	for _, o := range offers {
+		if ok(o) {
+			out = append(out, o)
+		}
+	}
+	return out
 }
 
 // stages are the demands in the order in which a person would want to hear that one is not met.
@@ -220,14 +238,8 @@ func (m matcher) preferred(offers []providers.Offer) []providers.Offer {
 	if m.defaults.MemoryPerCPU > 0 {
 		mem.GB = m.defaults.MemoryPerCPU
 	}
-	filter := func(keep func(providers.Offer) bool) {
-		var kept []providers.Offer
-		for _, o := range offers {
-			if o.Flexible || keep(o) {
-				kept = append(kept, o)
-			}
-		}
-		if len(kept) > 0 {
+	filter := func(ok func(providers.Offer) bool) {
+		if kept := keep(offers, func(o providers.Offer) bool { return o.Flexible || ok(o) }); len(kept) > 0 {
 			offers = kept
 		}
 	}
@@ -282,6 +294,7 @@ func needs(req task.Request, nodes int, extra []string) []string {
 		}
 	}
 	for name, needed := range map[string]bool{
+		NeedSpotStop:    req.UseSpot && set[NeedStop],
 		NeedMultiNode:   nodes > 1,
 		NeedSpot:        req.UseSpot,
 		NeedPorts:       len(req.Ports) > 0,

@@ -3,7 +3,9 @@ package optimizer
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"sort"
 	"strings"
 
@@ -195,10 +197,7 @@ func (r *ranker) clouds(req task.Request, words string) []string {
 		}
 	}
 	r.reason(words, why)
-	note := name + " " + why.Text + " and was left out; " + why.Hint
-	if !in(note, r.res.Notes...) {
-		r.res.Notes = append(r.res.Notes, note)
-	}
+	r.note(name + " " + why.Text + " and was left out; " + why.Hint)
 	return nil
 }
 
@@ -252,8 +251,7 @@ func (r *ranker) lacks(cloud string, needed []string) []string {
 	return out
 }
 
-// cheapest keeps the cheapest instance type of each accelerator that fits, and every flexible machine. Offers come sorted
-// by price.
+// cheapest keeps the cheapest instance type of each accelerator that fits, and every flexible machine, sorted by price.
 func (r *ranker) cheapest(m matcher, offers []providers.Offer) []providers.Offer {
 	best := map[string]providers.Offer{}
 	for _, o := range offers {
@@ -263,24 +261,23 @@ func (r *ranker) cheapest(m matcher, offers []providers.Offer) []providers.Offer
 		}
 	}
 	var kept []providers.Offer
-	others := map[string][]string{}
+	others := map[string]map[string]bool{} // instance types that are passed over, by accelerator
 	for _, o := range offers {
 		b := best[o.Accelerator]
 		switch {
 		case o.Flexible, o.InstanceType == b.InstanceType && o.CPUs == b.CPUs && o.MemoryGB == b.MemoryGB && o.AcceleratorCount == b.AcceleratorCount:
 			kept = append(kept, o)
-		case !in(o.InstanceType, append(others[o.Accelerator], b.InstanceType)...):
-			others[o.Accelerator] = append(others[o.Accelerator], o.InstanceType)
+		case m.req.Accelerator != nil && o.InstanceType != b.InstanceType:
+			if others[o.Accelerator] == nil {
+				others[o.Accelerator] = map[string]bool{}
+			}
+			others[o.Accelerator][o.InstanceType] = true
 		}
 	}
-	if m.req.Accelerator == nil {
-		return kept
-	}
-	for _, acc := range distinct(kept, func(o providers.Offer) string { return o.Accelerator }) {
-		if len(others[acc]) > 0 {
-			r.res.Notes = append(r.res.Notes, fmt.Sprintf("on %s, %s:%s also comes as %s; the cheapest, %s, is taken", m.cloud, acc,
-				num(best[acc].AcceleratorCount), list(others[acc]), best[acc].InstanceType))
-		}
+	sortOffers(kept)
+	for _, acc := range slices.Sorted(maps.Keys(others)) {
+		r.note(fmt.Sprintf("on %s, %s:%s also comes as %s; the cheapest, %s, is taken", m.cloud, acc,
+			num(best[acc].AcceleratorCount), list(slices.Sorted(maps.Keys(others[acc]))), best[acc].InstanceType))
 	}
 	return kept
 }
@@ -358,6 +355,12 @@ func (r *ranker) reason(words string, why Reason) {
 	r.res.Reasons = append(r.res.Reasons, why)
 }
 
+func (r *ranker) note(text string) {
+	if !in(text, r.res.Notes...) {
+		r.res.Notes = append(r.res.Notes, text)
+	}
+}
+
 // consider fills the table: the best choice of each infra, accelerators and spot (and region, where machines are fixed).
 func (r *ranker) consider() {
 	seen := map[string]bool{}
@@ -377,7 +380,7 @@ func (r *ranker) consider() {
 		})
 	}
 	if n := r.res.Choices[0].Note; n != "" {
-		r.res.Notes = append(r.res.Notes, n)
+		r.note(n)
 	}
 }
 
@@ -421,6 +424,11 @@ func (r *ranker) nothing(blocked int) error {
 	}
 	if n := len(e.Details); n > maxDetails {
 		e.Details = append(e.Details[:maxDetails], fmt.Sprintf("and %d more", n-maxDetails))
+	}
+	for _, cloud := range r.enabled {
+		if !in(cloud, r.free...) {
+			hints = append(hints, fmt.Sprintf("%s is used only when named: `infra: %s`", cloud, cloud))
+		}
 	}
 	if len(r.res.Suggestions) > 0 {
 		hints = append([]string{"available instead: " + list(r.res.Suggestions)}, hints...)

@@ -271,6 +271,11 @@ func TestNothingFits(t *testing.T) {
 		}), []string{"is ambiguous: aws, gcp have it", "`infra: aws/r`"}, nil},
 		{"misspelt type", with(task.Request{InstanceType: "aws.l4x"}, nil), []string{`has no instance type "aws.l4x"`, "did you mean aws.l4, aws.l4x4?"}, nil},
 		{"lacking ports", with(task.Request{Ports: task.Ports{{From: 80, To: 80}}}, func(in *Input) { in.Lacks = map[string][]string{"aws": {NeedPorts}, "gcp": {NeedPorts}} }), []string{"aws: does not support opening ports"}, nil},
+		{"stop of spot", with(task.Request{UseSpot: true}, func(in *Input) {
+			in.Needs, in.Lacks = []string{NeedStop}, map[string][]string{"aws": {NeedSpotStop}, "gcp": {NeedSpotStop}}
+		}), []string{"aws: does not support stopping spot nodes"}, nil},
+		{"fallback is pointed at", with(task.Request{Accelerator: acc(t, "H100")}, func(in *Input) { in.Enabled = append(in.Enabled, "local") }),
+			[]string{"local is used only when named: `infra: local`"}, []string{"local: has"}},
 		{"nothing enabled", with(task.Request{}, func(in *Input) { in.Enabled = nil }), []string{"no infra is enabled", "sky check"}, nil},
 		{"no offers", with(task.Request{}, func(in *Input) { in.Offers = nil }), []string{"aws: offers nothing at the moment"}, nil},
 		{"not as spot", with(task.Request{UseSpot: true}, func(in *Input) { in.Enabled = []string{"ssh"} }), []string{"ssh: has this on demand only"}, nil},
@@ -388,10 +393,10 @@ func TestSpecCarriesTheRequest(t *testing.T) {
 }
 
 func TestLacksOf(t *testing.T) {
-	if got := LacksOf(providers.Features{}); !reflect.DeepEqual(got, []string{NeedStop, NeedSpot, NeedPorts}) {
+	if got := LacksOf(providers.Features{}); !reflect.DeepEqual(got, []string{NeedStop, NeedSpotStop, NeedSpot, NeedPorts}) {
 		t.Errorf("%v", got)
 	}
-	if got := LacksOf(providers.Features{Spot: true, MachineLocal: true}); !reflect.DeepEqual(got, []string{NeedStop}) {
+	if got := LacksOf(providers.Features{Spot: true, MachineLocal: true}); !reflect.DeepEqual(got, []string{NeedStop, NeedSpotStop}) {
 		t.Errorf("%v", got)
 	}
 }
