@@ -1,0 +1,18 @@
+// Package filesync moves folders by content: it describes a folder as a manifest, carries the files that the other
+// side lacks as a stream of blobs, and brings a folder elsewhere to the manifest's state.
+//
+// The command line scans and sends, the server keeps, the agent applies; all three use this package, so it links
+// nothing but the standard library and zstd, and knows neither HTTP, nor the server, nor the agent.
+//
+// Invariants:
+//   - A manifest from outside is never trusted: Decode refuses paths that climb, repeat, or lead through a link.
+//   - A blob is checked against its hash wherever it is read; a stream that is cut or altered leaves nothing half done.
+//   - Apply writes below its target only, whatever links stand there or appear meanwhile, and replaces a file by
+//     renaming a finished one over it.
+//   - What changed while it was read is reported, never sent as a mixture.
+//
+// The modification time of files is part of a manifest, and so of its id: tools like make depend on it, and an id has to
+// name everything that Apply puts in place, or two different states would share one. A touched but unchanged file makes
+// a new id and moves no blob. Folders and links carry no time, since building in a folder alters it without changing
+// anything that is sent; an unchanged tree therefore keeps its id.
+package filesync
