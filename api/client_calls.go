@@ -10,6 +10,12 @@ import (
 
 const prefix = "/api/v1"
 
+// Media types of uploads; package filesync knows the formats.
+const (
+	PackMediaType     = "application/x-skyloom-pack"
+	ManifestMediaType = "application/x-skyloom-manifest"
+)
+
 // Health asks whether the server is well. It needs no login.
 func (c *Client) Health(ctx context.Context) (*Health, error) {
 	out := &Health{}
@@ -235,13 +241,13 @@ func (c *Client) MissingBlobs(ctx context.Context, hashes []string) ([]string, e
 // PutBlobs uploads a pack of files. open is called once per try.
 func (c *Client) PutBlobs(ctx context.Context, open func() (io.ReadCloser, error)) error {
 	return c.callRaw(ctx, "PUT", prefix+"/blobs", nil,
-		&payload{open: open, size: -1, contentType: "application/octet-stream"}, nil)
+		&payload{open: open, size: -1, contentType: PackMediaType}, nil)
 }
 
 // PutManifest uploads an encoded manifest.
 func (c *Client) PutManifest(ctx context.Context, encoded []byte) (*ManifestReply, error) {
 	out := &ManifestReply{}
-	return out, c.callRaw(ctx, "PUT", prefix+"/manifests", nil, bytesPayload(encoded, "application/octet-stream"), out)
+	return out, c.callRaw(ctx, "PUT", prefix+"/manifests", nil, bytesPayload(encoded, ManifestMediaType), out)
 }
 
 // Complete lists names that begin so: kind is cluster_name or api_request. It does not repeat a failed call.

@@ -116,6 +116,9 @@ type Health struct {
 	Commit       string `json:"commit"`
 	APIVersion   int    `json:"api_version"`
 	Installation string `json:"installation,omitempty" doc:"installation id; only with a valid login"`
+	// Features are the names of the task features that the server has (package task); a client may check a task before
+	// it sends it, and name the line. Absent: not told.
+	Features []string `json:"features,omitempty"`
 }
 
 // Info is the answer of GET /api/v1/info: what a person or a foreign workflow worker needs to know of the server.
@@ -209,6 +212,7 @@ type Job struct {
 	Seq          int64              `json:"seq" doc:"order of versions of this row"`
 	ClusterHash  string             `json:"cluster_hash,omitempty"`
 	Accelerators map[string]float64 `json:"accelerators,omitempty"`
+	RunsOn       []int              `json:"runs_on,omitempty" doc:"by rank of the job: the rank in the cluster of the node it runs on; once placed"`
 }
 
 // Request is one row of `sky api status`.

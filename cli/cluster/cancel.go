@@ -139,4 +139,3 @@ func cancelOn(ctx context.Context, s *session.Session, c *api.Client, name strin
 	}
 	return nil
 }
-

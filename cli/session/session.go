@@ -61,6 +61,9 @@ type Session struct {
 	// ClientOptions are added to those of each client; for tests.
 	ClientOptions []api.Option
 
+	// Features are what a local server said it can do; nil when not known. Set by Client.
+	Features []string
+
 	// ConfigFlags and Workspace hold --config and --workspace once parsed.
 	ConfigFlags []string
 	Workspace   string
@@ -234,6 +237,7 @@ func (s *Session) Client(ctx context.Context) (*api.Client, error) {
 		return nil, err
 	}
 	s.hintVersion(srv)
+	s.Features = srv.Health.Features
 	s.client = api.NewClient(srv.URL, srv.Token, append([]api.Option{api.WithReconnect(func(ctx context.Context) (string, string, error) {
 		srv, err := d.Reconnect(ctx)
 		if errors.Is(err, daemon.ErrStopped) {

@@ -1,0 +1,288 @@
+// Package upload brings a task's local files to the server: it describes them (by content), sends what the server
+// lacks, and returns what stands in the request. It must not know what the server does with them.
+package upload
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/skyloom/skyloom/api"
+	"github.com/skyloom/skyloom/cli/console"
+	"github.com/skyloom/skyloom/cli/session"
+	"github.com/skyloom/skyloom/cli/taskflags"
+	"github.com/skyloom/skyloom/internal/filesync"
+	"github.com/skyloom/skyloom/task"
+)
+
+// WorkdirDst is where the workdir goes on every node.
+const WorkdirDst = "~/sky_workdir"
+
+// Batch limits of one upload call: a cut connection repeats no more than that.
+const (
+	batchBytes = 64 << 20
+	batchBlobs = 4000
+)
+
+// Files is what a request carries.
+type Files struct {
+	Mounts    []api.FileMount
+	GitCommit string // of the workdir's repository, "" if it is in none
+}
+
+// Options say what to bring.
+type Options struct {
+	WorkdirOnly bool
+}
+
+// Upload brings the local files of t to the server, with progress on a terminal.
+func Upload(ctx context.Context, s *session.Session, c *api.Client, t *task.Task, o Options) (*Files, error) {
+	u := &uploader{s: s, c: c, raw: loopback(c.Endpoint())}
+	out := &Files{}
+	on := taskflags.FS(s)
+	add := func(src, dst string, mirror bool) error {
+		abs, err := on.Abs(src)
+		if err != nil {
+			return err
+		}
+		m, err := u.one(ctx, abs, src)
+		if err != nil {
+			return err
+		}
+		m.Dst, m.Mirror, m.Source = dst, mirror, src
+		out.Mounts = append(out.Mounts, *m)
+		return nil
+	}
+	if t.Workdir != nil && !t.Workdir.IsGit() {
+		if err := add(t.Workdir.Path, WorkdirDst, t.Workdir.Mirror); err != nil {
+			return nil, err
+		}
+		if abs, err := on.Abs(t.Workdir.Path); err == nil {
+			out.GitCommit = gitCommit(abs)
+		}
+	}
+	if o.WorkdirOnly {
+		return out, nil
+	}
+	for _, m := range t.FileMounts {
+		if m.IsRemote() {
+			continue
+		}
+		if err := add(m.Src, m.Dst, false); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+type uploader struct {
+	s   *session.Session
+	c   *api.Client
+	raw bool
+}
+
+// one brings one folder or file. A file that changes between reading and sending starts it over, twice at most.
+func (u *uploader) one(ctx context.Context, path, shown string) (*api.FileMount, error) {
+	live := u.s.IO.StartLive(u.s.Now)
+	defer live.Close()
+	for try := 0; ; try++ {
+		m, err := u.attempt(ctx, path, shown, live)
+		if errors.Is(err, filesync.ErrChanged) && try < 2 {
+			continue
+		}
+		if err != nil {
+			live.Fail()
+			return nil, fmt.Errorf("%s could not be brought to the server: %w", shown, err)
+		}
+		return m, nil
+	}
+}
+
+func (u *uploader) attempt(ctx context.Context, path, shown string, live *console.Live) (*api.FileMount, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	so := filesync.ScanOptions{Progress: func(p filesync.Progress) {
+		if p.TotalFiles > 0 {
+			live.Update(fmt.Sprintf("Reading %s: %d of %d files, %s of %s", shown, p.Files, p.TotalFiles, size(p.Bytes), size(p.TotalBytes)), false)
+		} else {
+			live.Update(fmt.Sprintf("Listing %s: %d files", shown, p.Files), false)
+		}
+	}}
+	if home, err := u.s.Home(); err == nil {
+		dir := filepath.Join(home, "cache", "scan")
+		if os.MkdirAll(dir, 0o700) == nil {
+			so.Cache = filesync.OpenHashCache(filesync.CacheFile(dir, path))
+		}
+	}
+	var tree *filesync.Tree
+	file := !st.IsDir()
+	if file {
+		tree, err = filesync.ScanFile(ctx, path, so)
+	} else {
+		tree, err = filesync.Scan(ctx, path, so)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if so.Cache != nil {
+		_ = so.Cache.Save() // only costs time the next time
+	}
+	for _, w := range tree.Warnings {
+		u.s.IO.Warnf("%s", w)
+	}
+	encoded, err := tree.Manifest.Bytes()
+	if err != nil {
+		return nil, err
+	}
+	for round := 0; ; round++ {
+		reply, err := u.c.PutManifest(ctx, encoded)
+		if err != nil {
+			return nil, err
+		}
+		if len(reply.Missing) == 0 {
+			if round > 0 {
+				files, bytes := tree.Manifest.Totals()
+				live.Done(fmt.Sprintf("Synced %s: %d files, %s", shown, files, size(bytes)))
+			} else {
+				live.Drop()
+			}
+			return &api.FileMount{Manifest: reply.ID, File: file}, nil
+		}
+		if round == 3 {
+			return nil, fmt.Errorf("the server still lacks %d files after they were sent three times\nIs its disk full? See: sky api logs --server-logs", len(reply.Missing))
+		}
+		if err := u.send(ctx, tree, reply.Missing, shown, live); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// send uploads blobs in batches.
+func (u *uploader) send(ctx context.Context, tree *filesync.Tree, missing []string, shown string, live *console.Live) error {
+	sizes := tree.Manifest.Sizes()
+	var total, sent int64
+	for _, h := range missing {
+		total += sizes[h]
+	}
+	sentBlobs := 0
+	for len(missing) > 0 {
+		n, bytes := 0, int64(0)
+		for n < len(missing) && n < batchBlobs && (n == 0 || bytes+sizes[missing[n]] <= batchBytes) {
+			bytes += sizes[missing[n]]
+			n++
+		}
+		batch := missing[:n]
+		missing = missing[n:]
+		all := sentBlobs + n + len(missing)
+		po := filesync.PackOptions{Raw: u.raw, Progress: func(blobs int, b int64) {
+			live.Update(fmt.Sprintf("Sending %s: %d of %d files, %s of %s", shown, sentBlobs+blobs, all, size(sent+b), size(total)), false)
+		}}
+		err := u.c.PutBlobs(ctx, func() (io.ReadCloser, error) {
+			r, w := io.Pipe()
+			go func() { w.CloseWithError(filesync.WritePack(ctx, w, tree, batch, po)) }()
+			return r, nil
+		})
+		if err != nil {
+			return err
+		}
+		sent += bytes
+		sentBlobs += n
+	}
+	return nil
+}
+
+func loopback(endpoint string) bool {
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(u.Hostname())
+	return u.Hostname() == "localhost" || (ip != nil && ip.IsLoopback())
+}
+
+func size(n int64) string {
+	switch {
+	case n < 1000:
+		return fmt.Sprintf("%d B", n)
+	case n < 1000*1000:
+		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
+	case n < 1000*1000*1000:
+		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	}
+	return fmt.Sprintf("%.2f GB", float64(n)/1e9)
+}
+
+// gitCommit reads the commit that the repository around dir is at, without running git; "" when there is none.
+func gitCommit(dir string) string {
+	for {
+		git := filepath.Join(dir, ".git")
+		if st, err := os.Stat(git); err == nil {
+			if !st.IsDir() { // a worktree or submodule: a file that points to the folder
+				b, err := os.ReadFile(git)
+				target, ok := strings.CutPrefix(strings.TrimSpace(string(b)), "gitdir: ")
+				if err != nil || !ok {
+					return ""
+				}
+				if git = target; !filepath.IsAbs(git) {
+					git = filepath.Join(dir, target)
+				}
+			}
+			return headOf(git)
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return ""
+		}
+		dir = parent
+	}
+}
+
+func headOf(git string) string {
+	b, err := os.ReadFile(filepath.Join(git, "HEAD"))
+	if err != nil {
+		return ""
+	}
+	head := strings.TrimSpace(string(b))
+	ref, ok := strings.CutPrefix(head, "ref: ")
+	if !ok {
+		return commitHash(head)
+	}
+	dirs := []string{git}
+	if b, err := os.ReadFile(filepath.Join(git, "commondir")); err == nil {
+		common := strings.TrimSpace(string(b))
+		if !filepath.IsAbs(common) {
+			common = filepath.Join(git, common)
+		}
+		dirs = append(dirs, common)
+	}
+	for _, d := range dirs {
+		if b, err := os.ReadFile(filepath.Join(d, filepath.FromSlash(ref))); err == nil {
+			return commitHash(strings.TrimSpace(string(b)))
+		}
+		b, err := os.ReadFile(filepath.Join(d, "packed-refs"))
+		if err != nil {
+			continue
+		}
+		for _, line := range strings.Split(string(b), "\n") {
+			if hash, name, ok := strings.Cut(strings.TrimSpace(line), " "); ok && name == ref {
+				return commitHash(hash)
+			}
+		}
+	}
+	return ""
+}
+
+func commitHash(s string) string {
+	if (len(s) == 40 || len(s) == 64) && strings.Trim(s, "0123456789abcdef") == "" {
+		return s
+	}
+	return ""
+}
