@@ -300,39 +300,19 @@ func (v val) stringMap() map[string]string {
 	return out
 }
 
-// plain reads anything as plain values: map[string]any, []any, string, bool, int, float64, nil.
+// plain reads anything as plain values, see yamldoc.Plain, and notes where they stand.
 func (v val) plain() any {
+	v.noteAll()
+	return yamldoc.Plain(v.n)
+}
+
+func (v val) noteAll() {
 	switch v.n.Kind {
 	case yaml.MappingNode:
-		out := map[string]any{}
-		v.each(func(k string, _, c val) { out[k] = c.plain() })
-		return out
+		v.each(func(_ string, _, c val) { c.noteAll() })
 	case yaml.SequenceNode:
-		out := []any{}
-		v.items(func(_ int, c val) { out = append(out, c.plain()) })
-		return out
+		v.items(func(_ int, c val) { c.noteAll() })
 	}
-	if v.isNull() {
-		return nil
-	}
-	switch v.n.ShortTag() {
-	case "!!bool":
-		var b bool
-		if v.n.Decode(&b) == nil {
-			return b
-		}
-	case "!!int":
-		var i int
-		if v.n.Decode(&i) == nil {
-			return i
-		}
-	case "!!float":
-		var f float64
-		if v.n.Decode(&f) == nil && !math.IsNaN(f) && !math.IsInf(f, 0) {
-			return f
-		}
-	}
-	return v.n.Value
 }
 
 // plainMap reads an object as plain values.
