@@ -79,7 +79,11 @@ func TestExternalFailures(t *testing.T) {
 		"load the client certificate": {Address: inner.Address(), TLS: engine.TLSOptions{CertFile: empty, KeyFile: empty}},
 	} {
 		t.Run(want, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			patience := time.Minute
+			if want == "not ready" {
+				patience = 300 * time.Millisecond
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			defer cancel()
 			_, err := engine.Connect(ctx, o)
 			if err == nil || !strings.Contains(err.Error(), want) {
@@ -122,7 +126,7 @@ func TestMutualTLS(t *testing.T) {
 	}
 	c.Close()
 
-	short, cancel := context.WithTimeout(context.Background(), time.Second)
+	short, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 	defer cancel()
 	o.TLS.CertFile, o.TLS.KeyFile = "", ""
 	if _, err := engine.Connect(short, o); err == nil {
