@@ -206,9 +206,11 @@ func (c *Client) Jobs(ctx context.Context, f JobFilter) (*JobLists, error) {
 
 // GPUFilter selects offers of `sky gpus list`.
 type GPUFilter struct {
-	Name  string // NAME or NAME:COUNT
-	Infra string
-	All   bool
+	Name       string // NAME or NAME:COUNT
+	Infra      string // CLOUD[/REGION]
+	Region     string
+	All        bool // uncommon ones too
+	AllRegions bool // every region, not only the cheapest of each instance type
 }
 
 // GPUs lists accelerators with prices.
@@ -216,7 +218,9 @@ func (c *Client) GPUs(ctx context.Context, f GPUFilter) (*GPUList, error) {
 	q := url.Values{}
 	setString(q, "name", f.Name)
 	setString(q, "infra", f.Infra)
+	setString(q, "region", f.Region)
 	setBool(q, "all", f.All)
+	setBool(q, "all_regions", f.AllRegions)
 	out := &GPUList{}
 	return out, c.call(ctx, "GET", prefix+"/gpus", q, nil, out)
 }

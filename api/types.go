@@ -472,6 +472,9 @@ type OptimizeBody struct {
 	Config    map[string]any `json:"config,omitempty"`
 	Workspace string         `json:"workspace,omitempty"`
 	Exec      bool           `json:"exec,omitempty" doc:"check as for exec"`
+	// IdleMinutes and Down are those of the launch to come: an idle rule narrows where it can go.
+	IdleMinutes *int `json:"idle_minutes_to_autostop,omitempty"`
+	Down        bool `json:"down,omitempty"`
 }
 
 // LaunchResult is the result of a launch or exec.

@@ -15,20 +15,19 @@ import (
 	"net/url"
 	"os"
 	"os/user"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/skyloom/skyloom/api"
 	"github.com/skyloom/skyloom/cli/console"
+	"github.com/skyloom/skyloom/internal/config"
 	"github.com/skyloom/skyloom/internal/daemon"
 	"github.com/skyloom/skyloom/internal/version"
 )
 
 // Environment variables that the session reads.
 const (
-	EnvHome        = "SKY_HOME"
 	EnvEndpoint    = "SKYPILOT_API_SERVER_ENDPOINT"
 	EnvToken       = "SKYPILOT_SERVICE_ACCOUNT_TOKEN"
 	EnvUser        = "SKYPILOT_USER"
@@ -98,32 +97,11 @@ func (s *Session) Env(name string) string {
 }
 
 // Home is SKY_HOME, absolute.
-func (s *Session) Home() (string, error) {
-	h := s.Env(EnvHome)
-	if h == "" {
-		if s.UserHome == "" {
-			return "", errors.New("neither SKY_HOME nor HOME is set\nSet SKY_HOME to a folder for Skyloom's state.")
-		}
-		return filepath.Join(s.UserHome, ".skyloom"), nil
-	}
-	if rest, ok := strings.CutPrefix(h, "~"); ok && (rest == "" || rest[0] == '/') {
-		h = filepath.Join(s.UserHome, rest)
-	}
-	if !filepath.IsAbs(h) {
-		h = filepath.Join(s.Dir, h)
-	}
-	return filepath.Clean(h), nil
-}
+func (s *Session) Home() (string, error) { return config.HomeOf(s.Env(config.EnvHome), s.UserHome) }
 
 // Config is the client's configuration with the command's --config flags on top.
 func (s *Session) Config() (Config, error) {
-	s.cfgOnce.Do(func() {
-		flags := s.ConfigFlags
-		if s.Workspace != "" {
-			flags = append(append([]string{}, flags...), "active_workspace="+s.Workspace)
-		}
-		s.cfg, s.cfgErr = s.LoadConfig(s, flags)
-	})
+	s.cfgOnce.Do(func() { s.cfg, s.cfgErr = s.LoadConfig(s, s.ConfigFlags) })
 	return s.cfg, s.cfgErr
 }
 
@@ -334,13 +312,15 @@ func (s *Session) Base() (api.Base, error) {
 		return api.Base{}, err
 	}
 	id := s.User()
+	tree := cfg.Tree()
+	delete(tree, "api_server") // the client's own business, and it may hold a token
 	return api.Base{
 		RequestID: api.NewRequestID(),
 		Command:   s.CommandLine(),
 		User:      id.Name,
 		UserHash:  id.Hash,
 		Workspace: ws,
-		Config:    cfg.Tree(),
+		Config:    tree,
 	}, nil
 }
 

@@ -146,7 +146,7 @@ func Load(s *session.Session, verb string, words []string, o *task.Overrides, ye
 	if err := t.CheckLocal(on); err != nil {
 		return nil, err
 	}
-	return t, nil
+	return t, s.RaiseFlags(t)
 }
 
 func problem(err error) error {

@@ -1,0 +1,2 @@
+// Package apiserver holds `sky api`: the commands on the server itself and on its requests.
+package apiserver
