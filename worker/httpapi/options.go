@@ -1,0 +1,97 @@
+package httpapi
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/skyloom/skyloom/agent/agentapi"
+	"github.com/skyloom/skyloom/api"
+	"github.com/skyloom/skyloom/internal/artifact"
+	"github.com/skyloom/skyloom/internal/store"
+)
+
+// Backend is what calls do. Errors that are *api.Error (wrapped or not) reach the client as they are; any other error
+// is an internal one: it is logged, and the client is told no more than that.
+type Backend interface {
+	// Submit makes a request durable and hands it to the engine. The request's row exists already, with the body and
+	// its hash; a request that had ended, or has another body, never reaches Submit. It may be called again with the
+	// same id and body (a client that repeats, a server that died in between) and must then have no further effect.
+	// kind is launch, exec, start, stop, down, autostop, cancel, preempt, check or refresh; body is the api.*Body of
+	// that kind, by value. With Options.Secrets set, Secrets of a body were replaced by SecretRefs.
+	Submit(ctx context.Context, kind string, base api.Base, cluster string, body any) (api.Ref, error)
+	// CancelRequests cancels requests, named by full ids, and returns the ids of those that were still active.
+	CancelRequests(ctx context.Context, b api.CancelRequestsBody) ([]string, error)
+	// Optimize shows what a launch would choose; nothing is created.
+	Optimize(ctx context.Context, b api.OptimizeBody) (api.Plan, error)
+	// GPUs lists accelerators with prices and availability.
+	GPUs(ctx context.Context, f GPUFilter) (api.GPUList, error)
+	// EnabledInfra names the infra in use. It is called at each listing of clusters: it must be cheap.
+	EnabledInfra(ctx context.Context) []string
+	// NodeClients gives the agents of a cluster by rank, for logs. Where there are none: *api.Error of kind
+	// ErrClusterNotUp or ErrClusterDoesNotExist.
+	NodeClients(ctx context.Context, cluster string) ([]NodeClient, error)
+	// Info describes the server. URL, WebUI, PID and Home are filled in where empty.
+	Info() api.Info
+	// Shutdown begins an orderly end: it makes the context given to Serve end. It returns at once.
+	Shutdown()
+}
+
+// NodeClient reaches the agent of one node of a cluster.
+type NodeClient struct {
+	Rank   int
+	Node   string // head, worker1, …
+	Client *agentapi.Client
+}
+
+// GPUFilter selects offers of `sky gpus list`.
+type GPUFilter struct {
+	Name       string  // accelerator, any case; empty: all
+	Quantity   float64 // 0: any
+	Infra      string
+	Region     string
+	All        bool // uncommon accelerators too
+	AllRegions bool
+}
+
+// SecretStore keeps secret values; *secret.Store is one.
+type SecretStore interface {
+	// Put returns the reference of a value; the same scope and value give the same reference.
+	Put(ctx context.Context, scope, value string) (ref string, err error)
+	// Digest is a keyed hash, which gives nothing of a secret away.
+	Digest(data []byte) string
+}
+
+// Options are what a Server is made of.
+type Options struct {
+	Backend   Backend // may be set later: SetBackend
+	Store     *store.Store
+	Artifacts *artifact.Store
+	// Secrets, if set, receives the secrets of launch and exec bodies before anything else; bodies then go on, and
+	// into the request's row, with references. Without it they reach Submit as they came, and the row has no body.
+	Secrets SecretStore
+	Codec   http.Handler // mounted at /codec/
+	WebUI   http.Handler // mounted at /temporal/; may be set later: SetWebUI
+	// Home is SKY_HOME (absolute): server.json, server.pid and token stand there.
+	Home string
+	// Token is the instance token; empty: Home/token is read, or made.
+	Token string
+	// Addr is where to listen; empty: 127.0.0.1:46580. It must be a loopback address. If the port is taken, a free one is used.
+	Addr string
+	// AllowedHosts are further values of the Host header (host:port) to answer to.
+	AllowedHosts []string
+	Version      string
+	Commit       string
+	Installation string // default: the store's
+	// Features are told by health to those who are logged in; nil: those of Backend.Info.
+	Features []string
+	LogPath  string // the server's log, for `sky api logs --server-logs`; default Home/server.log
+	Logger   *slog.Logger
+	// Debug serves profiles under /debug/pprof/.
+	Debug bool
+	// MaxUpload bounds one upload of files, in bytes; 0 means 256 GiB.
+	MaxUpload int64
+	// Now replaces the clock (tests).
+	Now func() time.Time
+}
