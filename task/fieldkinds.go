@@ -39,7 +39,7 @@ func jsOr(alternatives ...js) js { return js{"anyOf": alternatives} }
 
 func jsList(item js) js { return js{"type": "array", "items": item} }
 
-func jsRef(name string) js { return js{"$ref": "#/$defs/" + name} }
+func jsRef(title string) js { return js{"$ref": "#/definitions/" + definition(title)} }
 
 // optional is nil for a zero value, which leaves the field out.
 func optional[V comparable](v V) any {
