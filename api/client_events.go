@@ -22,8 +22,11 @@ type EventFilter struct {
 	Cluster string
 	Request string // id or prefix
 	After   int64  // cursor: only events after it
-	Limit   int    // 0: the server's default
+	Limit   int    // the last so many, or with After the first so many; 0: all
 }
+
+// maxEvents is the longest list of events a server gives at once.
+const maxEvents = 100_000
 
 func (f EventFilter) query() url.Values {
 	q := url.Values{}
@@ -41,6 +44,9 @@ func (f EventFilter) query() url.Values {
 // Events lists events, oldest first.
 func (c *Client) Events(ctx context.Context, f EventFilter) ([]Event, error) {
 	var raw json.RawMessage
+	if f.Limit == 0 {
+		f.Limit = maxEvents
+	}
 	if err := c.call(ctx, "GET", prefix+"/events", f.query(), nil, &raw); err != nil {
 		return nil, err
 	}
