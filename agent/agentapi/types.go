@@ -199,8 +199,8 @@ type LogQuery struct {
 	Tail    int // last lines only; 0: everything
 }
 
-// FilePlan is POST /v1/files/plan: names the blobs the node lacks to bring Dst to the manifest's state.
-// The body of the call is the encoded manifest; the reply lists hashes.
+// FilePlan is POST /v1/files/plan?dst=…&file=1&mirror=1: names the blobs the node lacks to bring dst to the manifest's
+// state. The body of the call is the encoded manifest; the reply lists hashes.
 type FilePlan struct {
 	Missing []string `json:"missing"`
 	Bytes   int64    `json:"bytes"`
