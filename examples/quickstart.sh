@@ -1,0 +1,17 @@
+#!/bin/sh
+# What `make quickstart` runs: a first task on this machine, then what to try next.
+set -eu
+sky=${1:-sky}
+here=$(dirname "$0")
+"$sky" launch -y -c hello "$here/hello.yaml"
+cat <<END
+
+That was a real cluster on this machine. Try next (add $(dirname "$sky") to your PATH first):
+  sky status                          # your clusters
+  sky exec hello -- 'echo again'      # another job on the same cluster, at once
+  sky logs hello                      # the latest job's log
+  sky events hello                    # what happened, step by step
+  sky launch examples/multinode.yaml  # three nodes, one rank each
+  sky down hello                      # take it down
+  sky dashboard                       # the workflows, in your browser
+END

@@ -1,0 +1,86 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
+	sdkworker "go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/skyloom/skyloom/activities"
+	"github.com/skyloom/skyloom/workflows"
+)
+
+// Register makes the workflows and activities known to a worker.
+func Register(w sdkworker.Registry, acts *activities.Activities) {
+	for name, f := range Workflows() {
+		w.RegisterWorkflowWithOptions(f, workflow.RegisterOptions{Name: name})
+	}
+	w.RegisterActivity(acts)
+}
+
+// Workflows are all workflows by the name under which other workflows start them.
+func Workflows() map[string]any {
+	return map[string]any{
+		"Launch": workflows.Launch, "Exec": workflows.Exec, "Start": workflows.Start, "Stop": workflows.Stop, "Down": workflows.Down,
+		"Autostop": workflows.Autostop, "CancelJobs": workflows.CancelJobs, "Preempt": workflows.Preempt,
+		"Check": workflows.Check, "Refresh": workflows.Refresh, activities.ClusterWorkflow: workflows.Cluster, "Reaper": workflows.Reaper,
+	}
+}
+
+// startWorkers starts one worker per task queue: short work, provisioning, files.
+func startWorkers(c client.Client, acts *activities.Activities) ([]sdkworker.Worker, error) {
+	sdkworker.SetStickyWorkflowCacheSize(8192)
+	queue := func(name string, o sdkworker.Options) sdkworker.Worker {
+		o.WorkerStopTimeout = 3 * time.Second
+		w := sdkworker.New(c, name, o)
+		Register(w, acts)
+		return w
+	}
+	ws := []sdkworker.Worker{
+		queue(activities.QueueMain, sdkworker.Options{MaxConcurrentWorkflowTaskPollers: 4, MaxConcurrentActivityTaskPollers: 2, MaxConcurrentActivityExecutionSize: 256, MaxConcurrentLocalActivityExecutionSize: 256}),
+		queue(activities.QueueProvision, sdkworker.Options{DisableWorkflowWorker: true, MaxConcurrentActivityTaskPollers: 2, MaxConcurrentActivityExecutionSize: 1000}),
+		queue(activities.QueueFiles, sdkworker.Options{DisableWorkflowWorker: true, MaxConcurrentActivityTaskPollers: 1, MaxConcurrentActivityExecutionSize: 32}),
+	}
+	for i, w := range ws {
+		if err := w.Start(); err != nil {
+			stopWorkers(ws[:i])
+			return nil, err
+		}
+	}
+	return ws, nil
+}
+
+func stopWorkers(ws []sdkworker.Worker) {
+	var wg sync.WaitGroup
+	for _, w := range ws {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			w.Stop()
+		}()
+	}
+	wg.Wait()
+}
+
+// ensureSchedules makes what runs by the clock.
+func ensureSchedules(ctx context.Context, c client.Client) error {
+	_, err := c.ScheduleClient().Create(ctx, client.ScheduleOptions{
+		ID:      "reaper",
+		Spec:    client.ScheduleSpec{Intervals: []client.ScheduleIntervalSpec{{Every: 5 * time.Minute}}},
+		Overlap: enumspb.SCHEDULE_OVERLAP_POLICY_SKIP,
+		Action: &client.ScheduleWorkflowAction{ID: "reaper", Workflow: "Reaper", TaskQueue: activities.QueueMain, WorkflowTaskTimeout: activities.WorkflowTaskTimeout,
+			StaticSummary: "what the infra holds against what workflows own"},
+	})
+	var exists *serviceerror.AlreadyExists
+	if errors.Is(err, temporal.ErrScheduleAlreadyRunning) || errors.As(err, &exists) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,331 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/client"
+
+	"github.com/skyloom/skyloom/activities"
+	"github.com/skyloom/skyloom/agent/agentapi"
+	"github.com/skyloom/skyloom/api"
+	"github.com/skyloom/skyloom/internal/cluster"
+	"github.com/skyloom/skyloom/internal/store"
+	"github.com/skyloom/skyloom/providers"
+)
+
+// watcher holds the agents' event streams of the clusters this server has leased, and tells a cluster's workflow of
+// changes only. It keeps no truth: what it knows can be found again from the watch rows.
+type watcher struct {
+	store     *store.Store
+	providers *providers.Registry
+	engine    client.Client
+	log       *slog.Logger
+	owner     string
+	ttl       time.Duration
+
+	mu      sync.Mutex
+	running map[string]*watch // by cluster hash
+	wg      sync.WaitGroup
+	// nodes are told by providers that report changes themselves.
+	gone map[string]bool
+}
+
+type watch struct {
+	row    activities.WatchRow
+	fence  int64
+	cancel context.CancelFunc
+	raw    string
+}
+
+// leaseTTL is how long a dead server's watches stay with it.
+const leaseTTL = 6 * time.Second
+
+func newWatcher(s *store.Store, p *providers.Registry, c client.Client, log *slog.Logger, owner string) *watcher {
+	return &watcher{store: s, providers: p, engine: c, log: log, owner: owner, ttl: leaseTTL, running: map[string]*watch{}, gone: map[string]bool{}}
+}
+
+// run leases watches and serves them until ctx ends.
+func (w *watcher) run(ctx context.Context) {
+	changed, stop := w.store.Subscribe(store.WatchTopic)
+	defer stop()
+	for _, name := range w.providers.Names() {
+		p, err := w.providers.Get(name)
+		if err != nil {
+			continue
+		}
+		f := providers.FeaturesOf(p)
+		w.wg.Add(1)
+		go func() {
+			defer w.wg.Done()
+			w.watchInfra(ctx, p, f)
+		}()
+	}
+	renew := time.NewTicker(w.ttl / 3)
+	defer renew.Stop()
+	for {
+		w.lease(ctx)
+		select {
+		case <-ctx.Done():
+			w.wg.Wait()
+			rctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			if err := w.store.ReleaseLeases(rctx, w.owner); err != nil {
+				w.log.Warn("watches not released", "error", err)
+			}
+			return
+		case <-renew.C:
+		case <-changed:
+		}
+	}
+}
+
+// lease takes free watches, keeps those held, and drops those lost or changed.
+func (w *watcher) lease(ctx context.Context) {
+	held, err := w.store.RenewLeases(ctx, w.owner, w.ttl)
+	if err != nil {
+		if ctx.Err() == nil {
+			w.log.Warn("leases not renewed", "error", err)
+		}
+		return
+	}
+	taken, err := w.store.LeaseWatches(ctx, w.owner, w.ttl, 10_000)
+	if err != nil && ctx.Err() == nil {
+		w.log.Warn("watches not leased", "error", err)
+	}
+	want := map[string]store.Watch{}
+	for _, r := range append(held, taken...) {
+		want[r.Hash] = r
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for hash, r := range w.running {
+		now, ok := want[hash]
+		if ok && string(now.Data) == r.raw && now.Fence == r.fence {
+			continue
+		}
+		r.cancel()
+		delete(w.running, hash)
+	}
+	for hash, r := range want {
+		if w.running[hash] != nil {
+			continue
+		}
+		var row activities.WatchRow
+		if err := json.Unmarshal(r.Data, &row); err != nil {
+			w.log.Error("watch row", "cluster", r.Cluster, "error", err)
+			continue
+		}
+		wctx, cancel := context.WithCancel(ctx)
+		one := &watch{row: row, fence: r.Fence, cancel: cancel, raw: string(r.Data)}
+		w.running[hash] = one
+		w.wg.Add(1)
+		go func() {
+			defer w.wg.Done()
+			w.serve(wctx, one, r.Cursor)
+		}()
+	}
+}
+
+// serve watches one cluster: until it is ready, then its head's events.
+func (w *watcher) serve(ctx context.Context, one *watch, cursor int64) {
+	p, err := w.providers.Get(one.row.Provider)
+	if err != nil {
+		w.log.Error("watch", "cluster", one.row.Name, "error", err)
+		return
+	}
+	if one.row.Provisioning {
+		w.untilReady(ctx, p, one)
+		return
+	}
+	var head providers.Node
+	for _, n := range one.row.Nodes {
+		if n.Rank == 0 {
+			head = n
+		}
+	}
+	silent := time.Time{}
+	for pause := 100 * time.Millisecond; ctx.Err() == nil; pause = min(pause*2, 5*time.Second) {
+		c, err := activities.NodeClient(ctx, p, head)
+		if err == nil {
+			err = c.Events(ctx, cursor, func(ev agentapi.Event) error {
+				pause, silent = 100*time.Millisecond, time.Time{}
+				if err := w.event(ctx, one, ev); err != nil {
+					return err
+				}
+				cursor = ev.Seq
+				if err := w.store.AdvanceCursor(ctx, one.row.Ref.Hash, one.fence, cursor); err != nil {
+					return err
+				}
+				ackCtx, cancel := context.WithTimeout(ctx, 5*time.Second)
+				defer cancel()
+				return c.Ack(ackCtx, cursor)
+			})
+			c.Close()
+		}
+		if ctx.Err() != nil || errors.Is(err, store.ErrFenced) {
+			return
+		}
+		if agentapi.IsKind(err, agentapi.KindConflict) {
+			cursor = 0 // the agent began anew
+			continue
+		}
+		if silent.IsZero() {
+			silent = time.Now()
+		}
+		// A head that does not answer: ask the infra once in a while.
+		if time.Since(silent) > 2*time.Second {
+			silent = time.Now()
+			w.look(ctx, one.row.Name, one.row.Ref.Hash)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
+}
+
+// event carries one agent event further: into the mirror, or to the cluster's workflow.
+func (w *watcher) event(ctx context.Context, one *watch, ev agentapi.Event) error {
+	hash := one.row.Ref.Hash
+	switch ev.Type {
+	case agentapi.EventJob:
+		if ev.Job == nil {
+			return nil
+		}
+		job := *ev.Job
+		job.Cluster, job.ClusterHash = one.row.Name, hash
+		return w.store.PutJobs(ctx, one.row.Name, hash, []api.Job{job})
+	case agentapi.EventAutostop:
+		if ev.Autostop == nil {
+			return nil
+		}
+		return w.signal(ctx, one.row.Name, activities.Observed{Hash: hash, Kind: activities.ObservedAutostop, Autostop: ev.Autostop.Generation, Down: ev.Autostop.Down, Message: ev.Message})
+	case agentapi.EventNotice:
+		return w.store.AppendEvents(ctx, store.Event{Key: hash + "/agent/" + time.Now().Format(time.RFC3339Nano), Event: api.Event{Time: ev.Time, Cluster: one.row.Name, Hash: hash, Kind: api.EventStatus, Step: "notice", Message: ev.Message}})
+	}
+	return nil
+}
+
+// signal tells a cluster's workflow; a workflow that is gone needs no telling.
+func (w *watcher) signal(ctx context.Context, name string, o activities.Observed) error {
+	err := w.engine.SignalWorkflow(ctx, activities.ClusterWorkflowID(name), "", activities.SignalObserved, o)
+	var missing *serviceerror.NotFound
+	if errors.As(err, &missing) {
+		return nil
+	}
+	return err
+}
+
+func (w *watcher) look(ctx context.Context, name, hash string) {
+	if err := w.signal(ctx, name, activities.Observed{Hash: hash, Kind: activities.ObservedNodes}); err != nil && ctx.Err() == nil {
+		w.log.Warn("workflow not told", "cluster", name, "error", err)
+	}
+}
+
+// untilReady polls the infra and the agents until every node answers, then says so once.
+func (w *watcher) untilReady(ctx context.Context, p providers.Provider, one *watch) {
+	for pause := 200 * time.Millisecond; ctx.Err() == nil; pause = min(pause*3/2, 5*time.Second) {
+		nodes, err := p.List(ctx, one.row.Ref.Tag())
+		if err == nil {
+			verdict, _ := cluster.Judge(nodes, one.row.NumNodes)
+			switch {
+			case verdict == cluster.VerdictUp && w.answer(ctx, p, nodes):
+				if err := w.signal(ctx, one.row.Name, activities.Observed{Hash: one.row.Ref.Hash, Kind: activities.ObservedReady}); err == nil {
+					return
+				}
+			case len(nodes) > 0 && (verdict == cluster.VerdictGone || verdict == cluster.VerdictUnhealthy):
+				// They went away before they were ready: configuring tells which, and the launch goes on elsewhere.
+				if err := w.signal(ctx, one.row.Name, activities.Observed{Hash: one.row.Ref.Hash, Kind: activities.ObservedReady}); err == nil {
+					return
+				}
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
+}
+
+// answer says that every node's agent answers.
+func (w *watcher) answer(ctx context.Context, p providers.Provider, nodes []providers.Node) bool {
+	for _, n := range nodes {
+		c, err := activities.NodeClient(ctx, p, n)
+		if err != nil {
+			return false
+		}
+		ictx, cancel := context.WithTimeout(ctx, 3*time.Second)
+		_, err = c.Info(ictx)
+		cancel()
+		c.Close()
+		if err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// watchInfra hears of nodes from their infra: as events where it has them, else by asking in bulk.
+func (w *watcher) watchInfra(ctx context.Context, p providers.Provider, f providers.Features) {
+	tag := providers.Tag{Installation: w.store.Installation()}
+	for ctx.Err() == nil {
+		if f.Watch != nil {
+			if err := f.Watch.WatchNodes(ctx, tag, func(n providers.Node) { w.node(ctx, n) }); err != nil && ctx.Err() == nil {
+				w.log.Warn("infra events", "infra", p.Name(), "error", err)
+			}
+		} else if w.has(p.Name()) {
+			nodes, err := p.List(ctx, tag)
+			if err == nil {
+				for _, n := range nodes {
+					w.node(ctx, n)
+				}
+			}
+		}
+		wait := time.Second
+		if f.Watch == nil {
+			wait = 30 * time.Second
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+}
+
+// has says that a cluster on the infra is watched.
+func (w *watcher) has(provider string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, r := range w.running {
+		if r.row.Provider == provider {
+			return true
+		}
+	}
+	return false
+}
+
+// node tells the owner of a node that is no longer what it was.
+func (w *watcher) node(ctx context.Context, n providers.Node) {
+	w.mu.Lock()
+	one := w.running[n.Cluster.Hash]
+	told := w.gone[n.ID]
+	bad := n.State == providers.NodeGone || n.State == providers.NodeStopped
+	if bad {
+		w.gone[n.ID] = true
+	} else {
+		delete(w.gone, n.ID)
+	}
+	w.mu.Unlock()
+	if one == nil || !bad || told {
+		return
+	}
+	w.look(ctx, one.row.Name, one.row.Ref.Hash)
+}

@@ -1,0 +1,419 @@
+package workflows
+
+import (
+	"fmt"
+	"time"
+
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/skyloom/skyloom/activities"
+	"github.com/skyloom/skyloom/api"
+	"github.com/skyloom/skyloom/internal/cluster"
+	"github.com/skyloom/skyloom/internal/store"
+)
+
+// Cluster owns a cluster name: it carries out one operation at a time, hears of what happens to the nodes, and ends
+// once the cluster is down and nobody asks for more.
+func Cluster(ctx workflow.Context, st cluster.State) error {
+	e := newEntity(ctx, st)
+	return e.run()
+}
+
+// entity is the workflow's memory while it runs; what outlives it is in machine.st.
+type entity struct {
+	machine
+	queue []cluster.Op
+	cur   *running
+	// side counts operations that run beside the current one: cancelling jobs, preempting.
+	side int
+	done workflow.Channel
+	// lookAgain says that a node changed while an operation ran.
+	lookAgain bool
+	// gone says that the cluster ended while this workflow ran, so that a second down has nothing to complain of.
+	gone bool
+}
+
+// running is the operation that holds the cluster.
+type running struct {
+	op        cluster.Op
+	cancelled bool
+	why       string
+	cancel    workflow.CancelFunc
+}
+
+func newEntity(ctx workflow.Context, st cluster.State) *entity {
+	root, _ := workflow.NewDisconnectedContext(ctx)
+	e := &entity{machine: machine{st: &st, outer: ctx, root: root, prefix: workflow.GetInfo(ctx).FirstRunID}}
+	e.queue, st.Queue = st.Queue, nil
+	e.done = workflow.NewBufferedChannel(root, 16)
+	e.machine.halted = func() bool { return e.cur != nil && e.cur.cancelled }
+	if st.Row.Name == "" {
+		st.Row.Name = st.Name
+	}
+	return e
+}
+
+func (e *entity) run() error {
+	err := workflow.SetQueryHandler(e.root, activities.QueryState, func() (activities.Owned, error) {
+		return activities.Owned{Hash: e.st.Ref.Hash, Token: e.st.Token, Status: e.st.Row.Status, Provider: e.st.Provider, Nodes: e.st.Nodes, Row: e.st.Row}, nil
+	})
+	if err != nil {
+		return err
+	}
+	ops := workflow.GetSignalChannel(e.outer, activities.SignalOp)
+	cancels := workflow.GetSignalChannel(e.outer, activities.SignalCancel)
+	seen := workflow.GetSignalChannel(e.outer, activities.SignalObserved)
+	sel := workflow.NewSelector(e.root)
+	sel.AddReceive(ops, func(c workflow.ReceiveChannel, _ bool) {
+		var op cluster.Op
+		c.Receive(e.root, &op)
+		e.accept(op)
+	})
+	sel.AddReceive(cancels, func(c workflow.ReceiveChannel, _ bool) {
+		var key string
+		c.Receive(e.root, &key)
+		e.cancelOp(key, "the request was cancelled")
+	})
+	sel.AddReceive(seen, func(c workflow.ReceiveChannel, _ bool) {
+		var o activities.Observed
+		c.Receive(e.root, &o)
+		e.observe(o)
+	})
+	sel.AddReceive(e.done, func(c workflow.ReceiveChannel, _ bool) { c.Receive(e.root, nil) })
+	killed := false
+	sel.AddReceive(e.outer.Done(), func(workflow.ReceiveChannel, bool) {
+		if !killed {
+			killed = true // somebody cancelled the workflow itself: take the cluster down, in order
+			e.accept(cluster.Op{Key: e.key("cancelled"), Kind: cluster.OpDown, Body: []byte("{}")})
+		}
+	})
+	var alarm workflow.CancelFunc
+	var alarmAt time.Time
+	for {
+		e.wake()
+		e.next()
+		if e.cur == nil && e.side == 0 && len(e.queue) == 0 {
+			if sel.HasPending() {
+				sel.Select(e.root)
+				continue
+			}
+			if !e.st.Exists() && len(e.st.Waiting) == 0 {
+				return nil
+			}
+			if e.full() {
+				return workflow.NewContinueAsNewError(e.outer, Cluster, *e.st)
+			}
+		}
+		// One timer for the next waiting launch.
+		if due := e.due(); !due.Equal(alarmAt) {
+			if alarm != nil {
+				alarm()
+				alarm = nil
+			}
+			alarmAt = due
+			if !due.IsZero() {
+				tctx, stop := workflow.WithCancel(e.root)
+				alarm = stop
+				f := workflow.NewTimerWithOptions(tctx, due.Sub(workflow.Now(e.root)), workflow.TimerOptions{Summary: "next try of a waiting launch"})
+				sel.AddFuture(f, func(workflow.Future) {})
+			}
+		}
+		sel.Select(e.root)
+	}
+}
+
+// full says that the history has grown enough to begin a new one.
+func (e *entity) full() bool {
+	info := workflow.GetInfo(e.root)
+	return info.GetContinueAsNewSuggested() || info.GetCurrentHistoryLength() > 2000
+}
+
+// due is when the first waiting launch tries again; zero: none waits.
+func (e *entity) due() time.Time {
+	var t time.Time
+	for _, w := range e.st.Waiting {
+		if t.IsZero() || w.Due.Before(t) {
+			t = w.Due
+		}
+	}
+	return t
+}
+
+// wake queues the waiting launches whose time has come.
+func (e *entity) wake() {
+	now := workflow.Now(e.root)
+	var rest []cluster.WaitingOp
+	for _, w := range e.st.Waiting {
+		if w.Due.After(now) {
+			rest = append(rest, w)
+			continue
+		}
+		e.queue = append(e.queue, w.Op)
+	}
+	e.st.Waiting = rest
+}
+
+// accept takes an operation in: at once, to the front, or to the end of the queue.
+func (e *entity) accept(op cluster.Op) {
+	if o, ok := e.st.Outcome(op.Key); ok {
+		e.beside("reply again", func(workflow.Context) { e.reply(op, o, store.Batch{}) })
+		return
+	}
+	if e.knows(op.Key) {
+		return
+	}
+	switch op.Kind {
+	case cluster.OpCancel, cluster.OpPreempt:
+		if e.cur == nil || e.st.Row.Status == api.ClusterUp {
+			e.beside(string(op.Kind), func(ctx workflow.Context) { e.carryOut(ctx, op) })
+			return
+		}
+		e.queue = append(e.queue, op)
+	case cluster.OpDown, cluster.OpStop:
+		if !op.Auto {
+			e.cancelOthers(op)
+		}
+		e.queue = append([]cluster.Op{op}, e.queue...)
+	case cluster.OpAutostop:
+		e.queue = append([]cluster.Op{op}, e.queue...)
+	default:
+		e.queue = append(e.queue, op)
+	}
+}
+
+// knows says that the operation is under way already.
+func (e *entity) knows(key string) bool {
+	if e.cur != nil && e.cur.op.Key == key {
+		return true
+	}
+	for _, q := range e.queue {
+		if q.Key == key {
+			return true
+		}
+	}
+	for _, w := range e.st.Waiting {
+		if w.Op.Key == key {
+			return true
+		}
+	}
+	return e.sideKeys[key]
+}
+
+// cancelOthers ends the cluster's other requests: a stop or down stands above them.
+func (e *entity) cancelOthers(by cluster.Op) {
+	why := fmt.Sprintf("cancelled by a later `sky %s %s`", by.Kind, e.st.Name)
+	var keys []string
+	for _, q := range e.queue {
+		if q.Kind != cluster.OpDown && q.Kind != cluster.OpStop && q.Kind != cluster.OpRefresh {
+			keys = append(keys, q.Key)
+		}
+	}
+	for _, w := range e.st.Waiting {
+		keys = append(keys, w.Op.Key)
+	}
+	if e.cur != nil && e.cur.op.Kind != cluster.OpDown && e.cur.op.Kind != cluster.OpStop {
+		keys = append(keys, e.cur.op.Key)
+	}
+	for _, k := range keys {
+		e.cancelOp(k, why)
+	}
+}
+
+// cancelOp ends one operation: at once if it has not begun, else at its next step.
+func (e *entity) cancelOp(key, why string) {
+	if e.cur != nil && e.cur.op.Key == key {
+		switch e.cur.op.Kind {
+		case cluster.OpDown, cluster.OpStop:
+			return // a teardown that has begun is finished
+		}
+		e.cur.cancelled, e.cur.why = true, why
+		e.cur.cancel()
+		return
+	}
+	drop := func(op cluster.Op) {
+		e.beside("reply", func(workflow.Context) {
+			o := cluster.Outcome{Key: op.Key, Kind: op.Kind, Error: cluster.Cancelled(why), Cancelled: true}
+			var b store.Batch
+			if op.Kind == cluster.OpLaunch && !e.st.Row.EverUp && e.cur == nil && e.st.Exists() && !e.launching() {
+				// A first launch that waits has nodes nowhere: its cluster goes with it.
+				b = e.removal("the launch was cancelled")
+			}
+			e.reply(op, o, b)
+			if len(b.Removals) > 0 {
+				e.st.Forget()
+			}
+		})
+	}
+	for i, q := range e.queue {
+		if q.Key == key {
+			e.queue = append(append([]cluster.Op(nil), e.queue[:i]...), e.queue[i+1:]...)
+			drop(q)
+			return
+		}
+	}
+	for i, w := range e.st.Waiting {
+		if w.Op.Key == key {
+			e.st.Waiting = append(append([]cluster.WaitingOp(nil), e.st.Waiting[:i]...), e.st.Waiting[i+1:]...)
+			drop(w.Op)
+			return
+		}
+	}
+	if o, ok := e.st.Outcome(key); ok {
+		op := cluster.Op{Key: key, Kind: o.Kind, ReplyTo: activities.RequestWorkflowID(key)}
+		e.beside("reply again", func(workflow.Context) { e.reply(op, o, store.Batch{}) })
+	}
+}
+
+// launching says that a launch is queued or waits.
+func (e *entity) launching() bool {
+	for _, q := range e.queue {
+		if q.Kind == cluster.OpLaunch {
+			return true
+		}
+	}
+	return len(e.st.Waiting) > 0
+}
+
+// observe turns what a watcher saw into an operation of our own.
+func (e *entity) observe(o activities.Observed) {
+	if o.Hash != e.st.Ref.Hash || !e.st.Exists() {
+		return
+	}
+	switch o.Kind {
+	case activities.ObservedReady:
+		e.ready = true
+	case activities.ObservedNodes:
+		if e.cur != nil {
+			e.lookAgain = true
+			return
+		}
+		e.look()
+	case activities.ObservedAutostop:
+		kind := cluster.OpStop
+		if o.Down {
+			kind = cluster.OpDown
+		}
+		op := cluster.Op{Key: fmt.Sprintf("autostop/%s/%d/%d", o.Hash, o.Autostop, e.st.Epoch), Kind: kind, Body: []byte("{}"), Auto: true, Gen: o.Autostop}
+		if !e.knows(op.Key) {
+			e.accept(op)
+		}
+	}
+}
+
+// look queues a look at the nodes.
+func (e *entity) look() {
+	for _, q := range e.queue {
+		if q.Kind == cluster.OpRefresh && q.Auto {
+			return
+		}
+	}
+	e.queue = append([]cluster.Op{{Key: e.key("look"), Kind: cluster.OpRefresh, Body: []byte("{}"), Auto: true}}, e.queue...)
+}
+
+// next begins the first operation of the queue if none runs.
+func (e *entity) next() {
+	if e.cur != nil || len(e.queue) == 0 {
+		return
+	}
+	op := e.queue[0]
+	e.queue = e.queue[1:]
+	ctx, cancel := workflow.WithCancel(e.root)
+	e.cur = &running{op: op, cancel: cancel}
+	workflow.GoNamed(ctx, string(op.Kind), func(ctx workflow.Context) {
+		e.carryOut(ctx, op)
+		cancel()
+		e.cur = nil
+		if e.lookAgain {
+			e.lookAgain = false
+			if e.st.Exists() && e.st.Row.Status == api.ClusterUp {
+				e.look()
+			}
+		}
+		e.done.SendAsync(nil)
+	})
+}
+
+// beside runs f next to the current operation.
+func (e *entity) beside(name string, f func(ctx workflow.Context)) {
+	e.side++
+	workflow.GoNamed(e.root, name, func(ctx workflow.Context) {
+		f(ctx)
+		e.side--
+		e.done.SendAsync(nil)
+	})
+}
+
+// carryOut does one operation and replies, unless it is a launch that goes on waiting.
+func (e *entity) carryOut(ctx workflow.Context, op cluster.Op) {
+	if e.sideKeys == nil {
+		e.sideKeys = map[string]bool{}
+	}
+	e.sideKeys[op.Key] = true
+	defer delete(e.sideKeys, op.Key)
+	var res any
+	var fail *api.Error
+	var b store.Batch
+	switch op.Kind {
+	case cluster.OpLaunch:
+		var waits bool
+		if res, b, fail, waits = e.launch(ctx, op); waits {
+			return
+		}
+	case cluster.OpExec:
+		res, b, fail = e.exec(ctx, op)
+	case cluster.OpStart:
+		res, b, fail = e.start(ctx, op)
+	case cluster.OpStop:
+		res, b, fail = e.stop(ctx, op)
+	case cluster.OpDown:
+		res, b, fail = e.down(ctx, op)
+	case cluster.OpAutostop:
+		res, b, fail = e.autostop(ctx, op)
+	case cluster.OpCancel:
+		res, b, fail = e.cancelJobs(ctx, op)
+	case cluster.OpPreempt:
+		res, b, fail = e.preempt(ctx, op)
+	case cluster.OpRefresh:
+		res, b, fail = e.refresh(ctx, op)
+	default:
+		fail = &api.Error{Kind: api.ErrNotSupported, Message: fmt.Sprintf("unknown operation %q", op.Kind), Hint: "the server is older than the client: restart it with sky api stop"}
+	}
+	o := cluster.Outcome{Key: op.Key, Kind: op.Kind, Error: fail}
+	if fail != nil {
+		o.Cancelled = fail.Kind == api.ErrCancelled
+	} else {
+		o.Result = encode(res)
+	}
+	e.reply(op, o, b)
+}
+
+// reply writes how an operation ended and tells who waits. It never fails for good.
+func (e *entity) reply(op cluster.Op, o cluster.Outcome, b store.Batch) {
+	own := !op.Auto && !op.Quiet
+	if _, ok := e.st.Outcome(o.Key); !ok && own {
+		e.st.Remember(o)
+	}
+	if own {
+		status := api.RequestSucceeded
+		switch {
+		case o.Cancelled:
+			status = api.RequestCancelled
+		case o.Error != nil:
+			status = api.RequestFailed
+		}
+		b.Requests = append(b.Requests, store.RequestUpdate{ID: o.Key, Status: status, Result: o.Result, Error: o.Error})
+	}
+	in := activities.ReplyInput{Outcome: o, ReplyTo: op.ReplyTo, Record: activities.RecordInput{Batch: b}}
+	if own {
+		in.Record.DropScope = activities.RequestScope(o.Key)
+	}
+	// A row that can't be written must not hold up what follows a teardown; the reaper repairs it.
+	ctx := local(e.root, "write the outcome and reply")
+	if op.Kind == cluster.OpDown {
+		ctx = brief(e.root, "write the outcome and reply")
+	}
+	if err := workflow.ExecuteLocalActivity(ctx, acts.Reply, in).Get(ctx, nil); err != nil {
+		workflow.GetLogger(e.root).Warn("outcome not written", "request", o.Key, "error", err)
+	}
+	e.describe()
+}
