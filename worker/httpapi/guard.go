@@ -46,7 +46,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		port := localPort(r)
 		if !s.knownHost(r.Host, port) {
 			writeProblem(w, problem(http.StatusForbidden, fmt.Sprintf("this server does not answer to the name %q", shorten(r.Host)),
-				"Use the address in server.json, or list the name under api_server.allowed_hosts in the server's config."))
+				"Use the address that sky api info prints."))
 			return
 		}
 		if origin := r.Header.Get("Origin"); origin != "" && !s.knownOrigin(origin, port) {
@@ -178,7 +178,7 @@ func (s *Server) refuseLogin(w http.ResponseWriter, r *http.Request, a access) {
 		_ = loginNeeded.Execute(w, nil)
 		return
 	}
-	p := problem(http.StatusUnauthorized, "this server needs a login", "Run: sky api login (on the server's own machine the token is read from "+s.tokenPath()+")")
+	p := problem(http.StatusUnauthorized, "this server needs a login", "On the server's own machine the token stands in "+s.tokenPath()+"; from elsewhere: sky api login -e ADDRESS --token TOKEN")
 	if a == accessWrong {
 		p.Detail = "the token or session is not valid for this server"
 	}

@@ -128,7 +128,7 @@ func TestHealthSaysWhoAsks(t *testing.T) {
 func TestBrowserIsToldHowToLogIn(t *testing.T) {
 	e := newEnv(t)
 	resp, body := e.send("GET", "/temporal/", nil, "Accept", "text/html,*/*")
-	if resp.StatusCode != http.StatusUnauthorized || !strings.Contains(body, "sky api login") || !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html") {
+	if resp.StatusCode != http.StatusUnauthorized || !strings.Contains(body, "sky dashboard") || !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html") {
 		t.Fatalf("%d %s", resp.StatusCode, body)
 	}
 }
@@ -163,4 +163,15 @@ func TestPanicIsAnInternalError(t *testing.T) {
 	if !strings.Contains(e.logs.String(), "boom") {
 		t.Error("the panic is not in the log")
 	}
+}
+
+func TestActivity(t *testing.T) {
+	e := newEnv(t)
+	_, before := e.s.Activity()
+	e.call("GET", "/api/v1/health", "")
+	if n, last := e.s.Activity(); n != 0 || !last.Equal(before) {
+		t.Errorf("health counts as activity: %d %v", n, last)
+	}
+	e.call("GET", "/api/v1/info", "")
+	within(t, "the call's end", func() bool { n, last := e.s.Activity(); return n == 0 && last.After(before) })
 }

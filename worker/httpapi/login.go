@@ -154,7 +154,7 @@ const pageHead = `<!doctype html><html lang="en"><head><meta charset="utf-8"><me
 
 var (
 	loginNeeded = template.Must(template.New("").Parse(pageHead + `</head><body><h1>Skyloom</h1>{{with .}}<p>{{.}}</p>{{end}}
-<p>This page needs a login. Run <code>sky api login</code> on the machine of the server, and open the link that it prints.</p></body></html>
+<p>This page needs a login. Run <code>sky dashboard</code>, and open the address that it prints: it logs you in.</p></body></html>
 `))
 	moveOn = template.Must(template.New("").Parse(pageHead + `<meta http-equiv="refresh" content="0;url={{.}}"></head><body><p><a href="{{.}}">Go on</a></p></body></html>
 `))

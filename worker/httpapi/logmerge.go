@@ -102,6 +102,7 @@ func (m *logMerge) run(ctx context.Context, nodes []NodeClient, cursor map[int]o
 
 // rank forwards one node's log to its end.
 func (m *logMerge) rank(ctx context.Context, r *rankLog, head bool) error {
+	defer func() { r.client.Close() }()
 	var lost time.Time // since when the agent of a job that has ended is away
 	for tries := 0; ; tries++ {
 		last := !m.follow || (!head && closed(m.headDone))
@@ -175,6 +176,7 @@ func (m *logMerge) away(ctx context.Context, r *rankLog, head bool, lost *time.T
 	if nodes, err := m.s.be().NodeClients(ctx, m.cluster.Name); err == nil {
 		for _, n := range nodes {
 			if n.Rank == r.rank {
+				r.client.Close()
 				r.client = n.Client
 			}
 		}

@@ -50,6 +50,7 @@ func (s *Server) jobLogs(w http.ResponseWriter, r *http.Request, in *jobLogQuery
 	if err != nil {
 		return err
 	}
+	defer closeClients(nodes)
 	job, err := s.findJob(ctx, c, nodes[0].Client, in.JobID)
 	if err != nil {
 		return err
@@ -80,6 +81,13 @@ func (s *Server) nodes(ctx context.Context, c api.Cluster) ([]NodeClient, error)
 		err = failure(api.ErrClusterNotUp, "Start it: sky start "+c.Name, "cluster %s is %s: it has no node to read from", c.Name, c.Status)
 	}
 	return nodes, err
+}
+
+// closeClients drops connections that lie idle; those in use stay.
+func closeClients(nodes []NodeClient) {
+	for _, n := range nodes {
+		n.Client.Close()
+	}
 }
 
 // findJob finds a job, or the latest one. The head's agent is asked where the mirror does not know it (yet).

@@ -79,6 +79,8 @@ type Options struct {
 	Token string
 	// Addr is where to listen; empty: 127.0.0.1:46580. It must be a loopback address. If the port is taken, a free one is used.
 	Addr string
+	// FixedPort makes a taken port an error instead.
+	FixedPort bool
 	// AllowedHosts are further values of the Host header (host:port) to answer to.
 	AllowedHosts []string
 	Version      string

@@ -45,6 +45,14 @@ func (s *Server) outer(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rec := &recorder{ResponseWriter: w}
 		start := s.now()
+		if r.URL.Path != apiPrefix+"/health" {
+			s.open.Add(1)
+			s.lastCall.Store(start.UnixNano())
+			defer func() {
+				s.lastCall.Store(s.now().UnixNano())
+				s.open.Add(-1)
+			}()
+		}
 		defer func() {
 			p := recover()
 			if p == http.ErrAbortHandler {

@@ -147,7 +147,7 @@ func (s *Server) serverRoutes(h huma.API) {
 	get(h, operation("POST", "/login-link", "login-link", "server", "Make an address that logs a browser in, once"), s,
 		func(ctx context.Context, in *struct{ Body *linkBody }) (link, error) {
 			if accessOf(ctx) != accessToken {
-				return link{}, problem(http.StatusForbidden, "making a login link needs the token", "Run: sky api login")
+				return link{}, problem(http.StatusForbidden, "making a login link needs the token", "Run: sky dashboard")
 			}
 			next := "/temporal/"
 			if in.Body != nil && in.Body.Next != "" {

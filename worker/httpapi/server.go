@@ -60,6 +60,9 @@ type Server struct {
 	ln  net.Listener
 	url string
 
+	open     atomic.Int64 // calls being answered
+	lastCall atomic.Int64 // when one began or ended, in nanoseconds
+
 	lostAfter time.Duration // see the constant
 }
 
@@ -126,6 +129,16 @@ func (s *Server) Token() string { return s.token }
 // URL is where the server listens, known after Listen.
 func (s *Server) URL() string { return s.url }
 
+// Activity tells how many calls are being answered, and when the last one began or ended; health is not counted. A
+// server that is to end when idle looks here.
+func (s *Server) Activity() (open int, last time.Time) {
+	last = s.started
+	if n := s.lastCall.Load(); n > 0 {
+		last = time.Unix(0, n)
+	}
+	return int(s.open.Load()), last
+}
+
 func (s *Server) tokenPath() string { return filepath.Join(s.o.Home, TokenFile) }
 
 // status is what health tells.
@@ -165,6 +178,9 @@ func (s *Server) Listen() error {
 	ln, err := net.Listen("tcp", s.o.Addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		holder := portHolder(s.o.Addr)
+		if s.o.FixedPort {
+			return fmt.Errorf("the server can't listen on %s: it is taken by %s\nStop that, or set another server.port in config.yaml", s.o.Addr, holder)
+		}
 		if ln, err = net.Listen("tcp", net.JoinHostPort(host, "0")); err == nil {
 			s.log.Warn("the port is taken; listening on a free one", "wanted", s.o.Addr, "holder", holder, "address", ln.Addr().String())
 		}

@@ -48,6 +48,10 @@ func TestServe(t *testing.T) {
 	if !strings.Contains(e.logs.String(), "another product") || strings.HasSuffix(s.URL(), taken.Addr().String()) {
 		t.Errorf("url %s, log %s", s.URL(), e.logs)
 	}
+	o.FixedPort = true
+	if f, err := New(o); err != nil || f.Listen() == nil {
+		t.Errorf("a fixed port that is taken: %v", err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(ctx) }()

@@ -171,6 +171,7 @@ func (s *Server) hookLogs(w http.ResponseWriter, r *http.Request, in *hookQuery)
 	if err != nil {
 		return err
 	}
+	defer closeClients(nodes)
 	events := []string{"stop", "preemption", "down"}
 	if in.Event != "" {
 		events = []string{in.Event}
