@@ -58,7 +58,7 @@ func TestLoadEntrypoint(t *testing.T) {
 		{"data", EntryCommand, "data", ""},
 		{"", EntryCommand, "", ""},
 		{"nope.yaml", EntryBrokenYAML, "nope.yaml", "nope.yaml does not exist"},
-		{"broken.yaml", EntryBrokenYAML, "broken.yaml", "broken.yaml:1: is not valid YAML"},
+		{"broken.yaml", EntryBrokenYAML, "broken.yaml", "broken.yaml:2: is not valid YAML"},
 		{"words.yml", EntryBrokenYAML, "words.yml", "words.yml holds only text, no task"},
 		{"d.yaml", EntryBrokenYAML, "d.yaml", "d.yaml is a folder"},
 		{"big.yaml", EntryBrokenYAML, "big.yaml", "big.yaml: the file has 1048577 bytes"},

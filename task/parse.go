@@ -222,7 +222,9 @@ func (p *parser) readTask(n *yaml.Node, vars Vars) *Task {
 		root.fail("a task is an object (fields like run: and resources:), not %s", root.what())
 		return t
 	}
-	p.substitute(n, vars)
+	if m := mapKeys(n)[metadataKey]; m == nil || mapKeys(m)[substitutedKey] == nil || mapKeys(m)[substitutedKey].Value != "true" {
+		p.substitute(n, vars)
+	}
 	taskObject.read(root, t)
 	p.applyVars(t, vars)
 	t.Config.Hooks = append(t.Config.Hooks, uniqueHooks(p.hooks)...)

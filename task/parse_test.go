@@ -236,6 +236,21 @@ run: echo $DIR
 	}
 }
 
+func TestSubstitutionHappensOnce(t *testing.T) {
+	task := parseOne(t, "envs: {A: $B, B: c}\nfile_mounts: {/a: ./$A, /b: '$UNKNOWN'}\n")
+	if task.FileMounts[0].Src != "./$B" {
+		t.Fatalf("got %q", task.FileMounts[0].Src)
+	}
+	text := string(task.Render(SecretsReferenced))
+	if again := parseOne(t, text); !reflect.DeepEqual(again, task) || !strings.Contains(text, "_metadata") {
+		t.Errorf("again %+v\n%s", again.FileMounts, text)
+	}
+	plain := parseOne(t, "envs: {B: c}\nfile_mounts: {/a: ./$B}\nrun: echo $B")
+	if text := string(plain.Render(SecretsReferenced)); strings.Contains(text, "_metadata") {
+		t.Errorf("marked without need:\n%s", text)
+	}
+}
+
 func TestSubstitutedSecretWarns(t *testing.T) {
 	f := parseFile(t, "secrets: {B: x}\nfile_mounts: {/a: 's3://$B'}\n")
 	if len(f.Warnings) != 1 || !strings.Contains(f.Warnings[0], "secret B") {

@@ -222,7 +222,52 @@ func (t *Task) node(mode SecretMode) *yaml.Node {
 	if x == nil {
 		x = omap{}
 	}
-	return toNode(x)
+	n := toNode(x)
+	if t.hasVariables(n) {
+		mark := toNode(omap{{metadataKey, omap{{substitutedKey, true}}}})
+		n.Content, n.Style = append(n.Content, mark.Content...), 0
+	}
+	return n
+}
+
+// A rendered task says `_metadata: {substituted: true}` when its variables were replaced and what came out looks like a
+// variable again, which reading it must then leave alone.
+const (
+	metadataKey    = "_metadata"
+	substitutedKey = "substituted"
+)
+
+// hasVariables tells whether reading the rendered task would replace a variable in it.
+func (t *Task) hasVariables(n *yaml.Node) bool {
+	known := func(text string) bool {
+		for _, m := range variable.FindAllStringSubmatch(text, -1) {
+			_, env := t.Envs[m[1]+m[2]]
+			_, secret := t.Secrets[m[1]+m[2]]
+			if env || secret {
+				return true
+			}
+		}
+		return false
+	}
+	var walk func(*yaml.Node) bool
+	walk = func(n *yaml.Node) bool {
+		if n.Kind == yaml.ScalarNode && strings.Contains(n.Value, "$") && known(n.Value) {
+			return true
+		}
+		for _, c := range n.Content {
+			if walk(c) {
+				return true
+			}
+		}
+		return false
+	}
+	keys := mapKeys(n)
+	for _, section := range substitutedSections {
+		if c := keys[section]; c != nil && walk(c) {
+			return true
+		}
+	}
+	return false
 }
 
 // Render is the canonical YAML of all documents, with a header for pipelines and groups.

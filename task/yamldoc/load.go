@@ -137,7 +137,7 @@ func decodeAll(name string, data []byte) (docs []*yaml.Node, e *Error) {
 			return docs, nil
 		}
 		if err != nil {
-			return nil, syntaxError(name, err)
+			return nil, syntaxError(name, data, err)
 		}
 		if len(docs) == maxDocuments {
 			return nil, &Error{File: name, Line: n.Line, Msg: fmt.Sprintf("holds more than %d documents", maxDocuments)}
@@ -146,23 +146,52 @@ func decodeAll(name string, data []byte) (docs []*yaml.Node, e *Error) {
 	}
 }
 
-var lineInMessage = regexp.MustCompile(`^line (\d+): `)
+var (
+	lineInMessage = regexp.MustCompile(`^line (\d+): `)
+	unknownAnchor = regexp.MustCompile(`^unknown anchor '([^']*)' referenced`)
+)
 
-func syntaxError(name string, err error) *Error {
+// grammarErrors are the messages of the YAML parser proper, which counts lines from 0 (its scanner counts from 1).
+var grammarErrors = []string{
+	"did not find expected node content", "did not find expected key", "did not find expected '-' indicator",
+	"did not find expected ',' or ']'", "did not find expected ',' or '}'", "did not find expected <document start>", "found undefined tag handle",
+}
+
+func syntaxError(name string, data []byte, err error) *Error {
 	msg := strings.TrimPrefix(err.Error(), "yaml: ")
 	e := &Error{File: name}
-	if m := lineInMessage.FindStringSubmatch(msg); m != nil {
+	m := lineInMessage.FindStringSubmatch(msg)
+	if m != nil {
 		e.Line, _ = strconv.Atoi(m[1])
 		msg = msg[len(m[0]):]
+		for _, g := range grammarErrors {
+			if msg == g {
+				e.Line++
+			}
+		}
 	}
 	e.Msg = "is not valid YAML: " + msg
+	switch anchor := unknownAnchor.FindStringSubmatch(msg); {
+	case anchor != nil:
+		e.Msg = fmt.Sprintf("the alias *%s refers to nothing; quote the text if the * is meant as it is", anchor[1])
+		if i := bytes.Index(data, []byte("*"+anchor[1])); i >= 0 {
+			e.Line, e.Column = position(data, i)
+		}
+	case m == nil:
+		e.Line = 1 // the parser leaves out the first line
+	}
 	switch {
 	case strings.Contains(msg, "mapping values are not allowed"):
 		e.Msg += ` (a value that contains ": " needs quotes, and keys of one object the same indentation)`
-	case strings.Contains(msg, "cannot start any token") && strings.Contains(msg, `'\t'`):
+	case strings.Contains(msg, "cannot start any token") && indentedWithTab(data, e.Line):
 		e.Msg += " (indent with spaces, not tabs)"
 	}
 	return e
+}
+
+func indentedWithTab(data []byte, line int) bool {
+	lines := bytes.SplitN(data, []byte("\n"), line+1)
+	return line >= 1 && line <= len(lines) && bytes.HasPrefix(bytes.TrimLeft(lines[line-1], " "), []byte("\t"))
 }
 
 type expander struct {

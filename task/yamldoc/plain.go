@@ -7,7 +7,7 @@ import (
 )
 
 // Plain turns a node that Load returned into plain values: map[string]any, []any, string, bool, int, float64 and nil.
-// What fits none of them exactly stays text as it is written.
+// A whole number is an int however it is written. What fits none of them exactly stays text as it is written.
 func Plain(n *yaml.Node) any {
 	switch n.Kind {
 	case yaml.MappingNode:
@@ -39,7 +39,11 @@ func Plain(n *yaml.Node) any {
 		}
 	case "!!float":
 		var f float64
-		if n.Decode(&f) == nil && !math.IsNaN(f) && !math.IsInf(f, 0) {
+		switch {
+		case n.Decode(&f) != nil || math.IsNaN(f) || math.IsInf(f, 0):
+		case f == math.Trunc(f) && math.Abs(f) < 1<<53:
+			return int(f)
+		default:
 			return f
 		}
 	}
