@@ -65,16 +65,27 @@ func needCluster(name string) error {
 
 type bodyIn[B any] struct{ Body B }
 
+// accepted is the answer to a mutating call.
+type accepted struct {
+	RequestID string `header:"X-Skyloom-Request-ID"`
+	Body      api.Ref
+}
+
 func submit[B any](h huma.API, s *Server, kind, summary string, parts func(*B) (api.Base, string), check func(string) error) {
 	op := operation("POST", "/"+kind, kind, "clusters", summary,
 		http.StatusNotFound, http.StatusConflict, http.StatusServiceUnavailable, http.StatusInsufficientStorage)
 	op.DefaultStatus = http.StatusAccepted
-	get(h, op, s, func(ctx context.Context, in *bodyIn[B]) (api.Ref, error) {
+	huma.Register(h, op, func(ctx context.Context, in *bodyIn[B]) (*accepted, error) {
 		base, cluster := parts(&in.Body)
-		if err := check(cluster); err != nil {
-			return api.Ref{}, err
+		err := check(cluster)
+		var ref api.Ref
+		if err == nil {
+			ref, err = s.submit(ctx, kind, base, cluster, in.Body)
 		}
-		return s.submit(ctx, kind, base, cluster, in.Body)
+		if err != nil {
+			return nil, s.toProblem(ctx, err)
+		}
+		return &accepted{ref.RequestID, ref}, nil
 	})
 }
 

@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/skyloom/skyloom/api"
+	"github.com/skyloom/skyloom/internal/secret"
 )
 
 const (
@@ -81,7 +82,7 @@ func TestSubmitIsIdempotent(t *testing.T) {
 	same := ` { "config":{"a":{"x":[1,2]},"b":1}, "task":"run: true", "cluster_name":"c1", "request_id":"` + idA + `" } `
 	other := `{"request_id":"` + idA + `","cluster_name":"c1","task":"run: false"}`
 	for _, b := range []string{body, body, same} {
-		if resp, got := e.call("POST", "/api/v1/launch", b); resp.StatusCode != 202 {
+		if resp, got := e.call("POST", "/api/v1/launch", b); resp.StatusCode != 202 || resp.Header.Get(api.HeaderRequestID) != idA {
 			t.Fatalf("%d %s", resp.StatusCode, got)
 		}
 	}
@@ -150,6 +151,8 @@ func TestRefusedSubmitIsClosed(t *testing.T) {
 		t.Fatalf("%d %s", resp.StatusCode, got)
 	}
 }
+
+var _ SecretStore = (*secret.Store)(nil)
 
 // memorySecrets is a secret store for tests.
 type memorySecrets map[string]string
