@@ -16,7 +16,8 @@ func (s *Session) ConfigEnv() (config.Env, error) {
 	return config.Env{Home: home, UserHome: s.UserHome, Dir: s.Dir, Lookup: s.LookupEnv, ReadFile: os.ReadFile}, nil
 }
 
-func loadConfig(s *Session, flags []string) (Config, error) {
+// LoadConfig merges the client's layers as they lie on disk.
+func LoadConfig(s *Session, flags []string) (Config, error) {
 	env, err := s.ConfigEnv()
 	if err != nil {
 		return nil, err

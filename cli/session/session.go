@@ -85,7 +85,7 @@ func System(args []string) *Session {
 		Environ:     os.Environ(),
 		Dir:         dir,
 		UserHome:    home,
-		LoadConfig:  loadConfig,
+		LoadConfig:  LoadConfig,
 		OpenBrowser: openBrowser,
 	}
 }
