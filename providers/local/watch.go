@@ -1,0 +1,105 @@
+package local
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/skyloom/skyloom/agent/proctree"
+	"github.com/skyloom/skyloom/providers"
+)
+
+// WatchNodes calls f with every node as it is, then with every change. The end of a process is told by the kernel at
+// once; what other processes on this folder do is seen at the next look around.
+func (p *Provider) WatchNodes(ctx context.Context, tag providers.Tag, f func(providers.Node)) error {
+	bell := make(chan struct{}, 1)
+	p.mu.Lock()
+	p.bells[bell] = true
+	p.mu.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer func() {
+		p.mu.Lock()
+		delete(p.bells, bell)
+		p.mu.Unlock()
+	}()
+	ring := func() {
+		select {
+		case bell <- struct{}{}:
+		default:
+		}
+	}
+	last := map[string]providers.Node{}
+	awaited := map[proctree.Proc]bool{}
+	look := time.NewTicker(lookAround)
+	defer look.Stop()
+	for {
+		nodes, err := p.List(ctx, tag)
+		if err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return err
+		}
+		seen := map[string]bool{}
+		for _, n := range nodes {
+			seen[n.ID] = true
+			if old, ok := last[n.ID]; !ok || old.State != n.State || old.Reason != n.Reason {
+				last[n.ID] = n
+				f(n)
+			}
+		}
+		for id, n := range last {
+			if !seen[id] {
+				delete(last, id)
+				if n.State != providers.NodeGone {
+					n.State, n.Reason = providers.NodeGone, "deleted"
+					f(n)
+				}
+			}
+		}
+		p.awaitAll(ctx, tag, awaited, ring)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-p.closed:
+			return fmt.Errorf("local: the provider was closed")
+		case <-bell:
+		case <-look.C:
+		}
+	}
+}
+
+// awaitAll waits in the background for the end of every node's init that is not awaited yet.
+func (p *Provider) awaitAll(ctx context.Context, tag providers.Tag, awaited map[proctree.Proc]bool, ring func()) {
+	recs, err := p.records(tag.ClusterHash)
+	if err != nil {
+		return // the next look around tells
+	}
+	procs := newTable()
+	living := map[proctree.Proc]bool{}
+	for _, r := range recs {
+		if r.Cluster.Installation != tag.Installation {
+			continue
+		}
+		proc := p.findInit(r, procs)
+		if proc == nil {
+			continue
+		}
+		living[*proc] = true
+		if awaited[*proc] {
+			continue
+		}
+		awaited[*proc] = true
+		go func() {
+			if awaitExit(ctx, *proc) {
+				ring()
+			}
+		}()
+	}
+	for proc := range awaited {
+		if !living[proc] {
+			delete(awaited, proc)
+		}
+	}
+}
