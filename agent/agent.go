@@ -16,13 +16,13 @@ import (
 	"github.com/skyloom/skyloom/agent/agentapi"
 	"github.com/skyloom/skyloom/agent/durable"
 	"github.com/skyloom/skyloom/agent/proctree"
+	"github.com/skyloom/skyloom/agent/shim"
 	"github.com/skyloom/skyloom/agent/supervisor"
+	"github.com/skyloom/skyloom/internal/version"
 )
 
-// Version is the agent's version, set by the build.
-var Version = "0.1.0-dev"
-
-// holdTime is how long, after a restart of the whole node, jobs wait for the server to say what the cluster is now.
+// holdTime is how long, after a restart of the whole node, jobs and autostop wait for the server to say what the cluster
+// is now.
 const holdTime = time.Minute
 
 // Agent is the agent proper of one node. All its state is guarded by mu; processes, the network and flushes are waited
@@ -53,7 +53,7 @@ type Agent struct {
 	coalesceAt  int
 	behind      bool // the journal lacks something
 	diskTrouble string
-	held        bool // nothing is started until the server has spoken
+	held        bool // the node was restarted: nothing starts or stops until the server has spoken, or holdTime is over
 	idle        idleClock
 	dueAt       time.Time // monotonic: when a drained node acts alone; zero: not yet told
 	ending      bool
@@ -86,6 +86,9 @@ func LoadConfig(path string) (agentapi.NodeConfig, error) {
 	}
 	if c.Resources.CPUs <= 0 {
 		c.Resources.CPUs = float64(runtime.NumCPU())
+	}
+	if c.KillGrace <= 0 {
+		c.KillGrace = shim.DefaultGrace
 	}
 	return c, nil
 }
@@ -147,7 +150,7 @@ func (a *Agent) settle() {
 		}
 	}
 	a.events, a.dropped = events, nil
-	a.held = a.meta.Incarnation != a.incarnation && a.meta.Incarnation != "" && len(a.open) > 0
+	a.held = a.meta.Incarnation != a.incarnation && a.meta.Incarnation != ""
 }
 
 // Run serves until Stop, and gives the exit code of the process.
@@ -173,7 +176,7 @@ func (a *Agent) Run(ctx context.Context) (int, error) {
 	a.resetIdle()
 	a.mu.Unlock()
 	if held {
-		a.log.Info("jobs wait for the server: the node was restarted")
+		a.log.Info("the node was restarted: jobs and autostop wait for the server", "at_most", holdTime)
 		time.AfterFunc(holdTime, a.unhold)
 	} else {
 		a.resumeJobs()
@@ -209,6 +212,10 @@ func (a *Agent) unhold() {
 	a.mu.Lock()
 	was := a.held
 	a.held = false
+	if was {
+		a.resetIdle()
+		a.dueAt = time.Time{}
+	}
 	a.mu.Unlock()
 	if was {
 		a.resumeJobs()
@@ -253,7 +260,7 @@ func (a *Agent) Info() agentapi.Info {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	i := agentapi.Info{
-		Version: Version, BinarySHA: sha, NodeID: a.cfg.NodeID, ClusterHash: a.cfg.ClusterHash, Rank: a.cfg.Rank,
+		Version: version.Version, BinarySHA: sha, NodeID: a.cfg.NodeID, ClusterHash: a.cfg.ClusterHash, Rank: a.cfg.Rank,
 		Epoch: a.epoch(), PID: os.Getpid(), StartedAt: a.started.UTC(), Now: a.now(), Configured: a.cluster != nil,
 		Draining: a.drain != nil, LastEvent: a.meta.LastEvent, Acked: a.meta.Acked, ActiveJobs: len(a.open),
 		Unfinished: slices.Clone(a.open), Autostop: a.autostop,

@@ -150,6 +150,9 @@ func (a *Agent) nextLook() time.Duration {
 	if every <= 0 {
 		every = 5 * time.Second
 	}
+	if a.held {
+		return 0
+	}
 	if a.drain != nil && !a.drain.Requested {
 		if a.dueAt.IsZero() {
 			a.dueAt = time.Now().Add(a.grace())
@@ -179,7 +182,7 @@ func (a *Agent) look() {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.ending {
+	if a.ending || a.held {
 		return
 	}
 	if a.drain != nil && !a.drain.Requested {

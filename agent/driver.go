@@ -12,7 +12,6 @@ import (
 
 	"github.com/skyloom/skyloom/agent/agentapi"
 	"github.com/skyloom/skyloom/agent/durable"
-	"github.com/skyloom/skyloom/agent/shim"
 	"github.com/skyloom/skyloom/api"
 )
 
@@ -394,7 +393,7 @@ func (d *driver) kill(n int) (st partState, gone bool, err error) {
 	ctx, cancel := d.a.context()
 	defer cancel()
 	err = d.retry(ctx, n, func(ctx context.Context, nd node) (err error) {
-		st, err = nd.kill(ctx, d.ref(), shim.DefaultGrace)
+		st, err = nd.kill(ctx, d.ref(), d.a.cfg.KillGrace)
 		return err
 	})
 	var lost errLost

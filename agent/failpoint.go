@@ -1,57 +1,41 @@
 package agent
 
-import (
-	"os"
-	"path/filepath"
-	"strings"
-	"syscall"
-)
+import "github.com/skyloom/skyloom/internal/failpoint"
 
-// FailpointEnv names failpoints to use, as "name=exit,name=exit". Each kills the agent once: a mark in the agent's folder
-// (failpoints/<name>) remembers it.
-const FailpointEnv = "SKYLOOM_FAILPOINTS"
-
-// Failpoints lists the places where the agent can be made to die.
+// Failpoints lists the places where the agent can be made to die, in the order of a job's life. They are switched on as
+// package failpoint says (SKYLOOM_FAILPOINTS="agent.placed=kill"); init keeps the marks in failpoints/ of the agent's folder.
 var Failpoints = []string{
-	"submit-before-journal",
-	"submit-after-journal",
-	"placed",
-	"before-prepare",
-	"before-start",
-	"after-start",
-	"after-stage",
-	"before-exit-record-read",
-	"after-exit-record-read",
-	"before-finish",
-	"after-finish",
-	"cancel-before-kill",
-	"cancel-after-kill",
-	"drain-before-journal",
-	"drain-after-journal",
-	"hook-before-start",
-	"hook-after-start",
-	"self-end",
-	"upgrade-before-rename",
-	"upgrade-after-rename",
+	"agent.submit-before-journal",
+	"agent.submit-after-journal",
+	"agent.placed",
+	"agent.before-prepare",
+	"agent.after-stage",
+	"agent.before-start",
+	"agent.after-start",
+	"agent.before-exit-record-read",
+	"agent.after-exit-record-read",
+	"agent.before-finish",
+	"agent.after-finish",
+	"agent.cancel-before-kill",
+	"agent.cancel-after-kill",
+	"agent.drain-before-journal",
+	"agent.drain-after-journal",
+	"agent.hook-before-start",
+	"agent.hook-after-start",
+	"agent.self-end",
+	"agent.upgrade-before-rename",
+	"agent.upgrade-after-rename",
 }
 
-// failpoint kills this process if the named point is armed and was not used before.
-func (a *Agent) failpoint(name string) {
-	armed := os.Getenv(FailpointEnv)
-	if armed == "" {
-		return
+func init() {
+	for _, name := range Failpoints {
+		failpoint.Register(name)
 	}
-	for f := range strings.SplitSeq(armed, ",") {
-		if f != name+"=exit" {
-			continue
-		}
-		os.MkdirAll(a.path("failpoints"), 0o700)
-		m, err := os.OpenFile(filepath.Join(a.path("failpoints"), name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-		if err != nil {
-			return
-		}
-		m.Close()
-		syscall.Kill(os.Getpid(), syscall.SIGKILL)
-		select {}
+}
+
+// failpoint kills this process if the point is armed and was not used before; it can also slow it down.
+func (a *Agent) failpoint(name string) {
+	if err := failpoint.Hit("agent." + name); err != nil {
+		a.log.Warn("failpoint", "error", err)
 	}
 }

@@ -43,12 +43,13 @@ const (
 
 // testNode is one node: init, serve and their jobs.
 type testNode struct {
-	t    *testing.T
-	cfg  agentapi.NodeConfig
-	conf string
-	cmd  *exec.Cmd
-	api  *agentapi.Client
-	env  []string
+	t     *testing.T
+	cfg   agentapi.NodeConfig
+	conf  string
+	cmd   *exec.Cmd
+	api   *agentapi.Client
+	env   []string
+	serve int
 }
 
 type nodeOption func(*agentapi.NodeConfig, *[]string)
@@ -329,5 +330,29 @@ func release(n *testNode, id int64) {
 	n.t.Helper()
 	if err := os.WriteFile(filepath.Join(n.cfg.Home, fmt.Sprint("go-", id)), nil, 0o644); err != nil {
 		n.t.Fatal(err)
+	}
+}
+
+func shell(dir, script string) ([]byte, error) {
+	cmd := exec.Command("sh", "-c", script)
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "HOME="+dir)
+	return cmd.CombinedOutput()
+}
+
+// killMatching kills the processes whose command line holds both words.
+func killMatching(t *testing.T, words ...string) {
+	t.Helper()
+	dirs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+next:
+	for _, d := range dirs {
+		b, _ := os.ReadFile(d)
+		for _, w := range words {
+			if !bytes.Contains(b, []byte(w)) {
+				continue next
+			}
+		}
+		var pid int
+		fmt.Sscanf(d, "/proc/%d/", &pid)
+		syscall.Kill(pid, syscall.SIGKILL)
 	}
 }

@@ -215,7 +215,7 @@ func (a *Agent) playHook(rec *hookRecord, i int) (problem string, ended bool) {
 	}
 	if err == nil {
 		err = h.Prepare(shim.Spec{Script: script, Env: lastWins(env), Cwd: a.cfg.Home, Log: a.hookLog(rec.Event), Marker: marker,
-			Cgroup: a.cfg.CgroupRoot, Timeout: hookTimeout(hook)})
+			Cgroup: a.cfg.CgroupRoot, Grace: a.cfg.KillGrace, Timeout: hookTimeout(hook)})
 	}
 	if err != nil {
 		return "could not be started: " + err.Error(), true

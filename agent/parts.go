@@ -21,6 +21,8 @@ const partWait = 25 * time.Second
 type part struct {
 	partRecord
 	version int64 // raised at each change, from 1; not kept
+	// launches counts shims that died before the script began.
+	launches int
 }
 
 // partRequest asks a node to get ready for its part of a job. It is idempotent by (JobID, Nonce).
@@ -106,7 +108,7 @@ func (p *part) state() partState { return partState{p.partRecord, p.version} }
 
 // preparePart reserves what the part needs and writes its scripts. Nothing is started.
 func (a *Agent) preparePart(r partRequest) (partState, error) {
-	if !filepath.IsLocal(r.LogDir) || r.RunLog != filepath.Base(r.RunLog) || r.Nonce != filepath.Base(r.Nonce) || r.Nonce == "" {
+	if !filepath.IsLocal(r.LogDir) || (r.RunLog != "" && r.RunLog != filepath.Base(r.RunLog)) || r.Nonce != filepath.Base(r.Nonce) || r.Nonce == "" {
 		return partState{}, invalid("the part's paths are not within the node's folders")
 	}
 	a.mu.Lock()
@@ -122,7 +124,7 @@ func (a *Agent) preparePart(r partRequest) (partState, error) {
 	a.mu.Unlock()
 	if old != nil && !old.over() { // of a head that forgot: its copy must end first
 		ctx, cancel := a.context()
-		_, err := a.killPart(ctx, partRef{old.JobID, old.Nonce, r.Epoch}, shim.DefaultGrace)
+		_, err := a.killPart(ctx, partRef{old.JobID, old.Nonce, r.Epoch}, a.cfg.KillGrace)
 		cancel()
 		if err != nil {
 			return partState{}, err
@@ -202,7 +204,7 @@ func (a *Agent) writePart(p *partRecord, r partRequest) error {
 		}
 		spec := shim.Spec{
 			Script: script, Env: a.nodeEnv(ph.env, ph.name, p), Cwd: cwd, Log: a.logFile(p, ph.name),
-			Marker: a.marker(p), Cgroup: a.cfg.CgroupRoot,
+			Marker: a.marker(p), Cgroup: a.cfg.CgroupRoot, Grace: a.cfg.KillGrace,
 		}
 		if err := a.handle(p, ph.name).Prepare(spec); err != nil {
 			return err
@@ -266,6 +268,9 @@ func (a *Agent) watch(p *part, phase string, gone <-chan struct{}) {
 		<-h.Gone() // another shim has it
 		state, exit, err = h.Inspect()
 	}
+	if state == shim.NotStarted && a.relaunch(p, phase) {
+		return
+	}
 	if err != nil {
 		a.log.Error("an exit record cannot be read", "job", p.JobID, "phase", phase, "error", err)
 	}
@@ -279,6 +284,22 @@ func (a *Agent) watch(p *part, phase string, gone <-chan struct{}) {
 	a.commit(b)
 	a.mu.Unlock()
 	a.failpoint("after-exit-record-read")
+}
+
+// maxLaunches is how often a shim that dies before its script is tried.
+const maxLaunches = 5
+
+// relaunch starts a shim again that died before it began: nothing has run yet.
+func (a *Agent) relaunch(p *part, phase string) bool {
+	time.Sleep(time.Duration(p.launches) * 200 * time.Millisecond)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if p.Killed || p.launches >= maxLaunches {
+		return false
+	}
+	p.launches++
+	a.log.Warn("a job's process died before its script began; trying again", "job", p.JobID, "phase", phase)
+	return a.launch(p, phase) == nil
 }
 
 // resumeParts takes up what runs, or ended while the agent was away. The caller holds a.mu.
@@ -408,7 +429,7 @@ func (a *Agent) killInBackground(id int64, nonce string) {
 		a.mu.Lock()
 		epoch := a.epoch()
 		a.mu.Unlock()
-		if _, err := a.killPart(ctx, partRef{id, nonce, epoch}, shim.DefaultGrace); err == nil {
+		if _, err := a.killPart(ctx, partRef{id, nonce, epoch}, a.cfg.KillGrace); err == nil {
 			return
 		}
 		time.Sleep(time.Second)

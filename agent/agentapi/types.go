@@ -36,6 +36,8 @@ type NodeConfig struct {
 	ClockOffset time.Duration `json:"clock_offset,omitempty"`
 	// AutostopGrace is how long an announced autostop waits for the server before the agent acts alone; 0 means two minutes.
 	AutostopGrace time.Duration `json:"autostop_grace,omitempty"`
+	// KillGrace is the time between TERM and KILL when a job is ended; 0 means three seconds.
+	KillGrace time.Duration `json:"kill_grace,omitempty"`
 	// IdleCheck is how often idleness is looked at; 0 means five seconds.
 	IdleCheck time.Duration `json:"idle_check,omitempty"`
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -74,7 +73,7 @@ func (h Handle) file(ext string) string { return filepath.Join(h.Dir, h.Name+ext
 // SpecFile is where the spec stands.
 func (h Handle) SpecFile() string { return h.file(".spec.json") }
 
-// recordRoom is the size in bytes kept for the exit record.
+// recordRoom is the size in bytes kept for each record of the shim.
 const recordRoom = 512
 
 // Prepare writes what the shim needs, the room for its exit record included. durable.ErrFull if the disk is full.
@@ -97,7 +96,7 @@ func (h Handle) Prepare(s Spec) error {
 	for _, f := range []struct {
 		path string
 		data []byte
-	}{{h.file(".lock"), nil}, {h.file(".exit.tmp"), room}, {h.SpecFile(), b}} {
+	}{{h.file(".lock"), nil}, {h.file(".exit.tmp"), room}, {h.file(".pid0.tmp"), room}, {h.file(".pid1.tmp"), room}, {h.SpecFile(), b}} {
 		if err := os.WriteFile(f.path, f.data, 0o600); err != nil {
 			return durable.Full(err)
 		}
@@ -258,19 +257,18 @@ func (h Handle) Kill(ctx context.Context, marker, cgroup string, grace time.Dura
 
 // Cleanup removes the files of the execution, the log excepted.
 func (h Handle) Cleanup() {
-	for _, ext := range []string{".spec.json", ".lock", ".exit.tmp", ".exit.json", ".pid.json", ".started"} {
+	for _, ext := range []string{".spec.json", ".lock", ".exit.tmp", ".exit.json", ".pid0.tmp", ".pid1.tmp", ".pid.json", ".started"} {
 		os.Remove(h.file(ext))
 	}
 }
 
-// writeExit puts the record into the room that was kept for it, then names it.
-func (h Handle) writeExit(e Exit) error {
-	b, err := json.Marshal(e)
+// writeRecord puts a record into the room that was kept for it, then gives it its name. Blanks may follow the JSON.
+func (h Handle) writeRecord(room, name string, v any) error {
+	b, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	tmp := h.file(".exit.tmp")
-	f, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(h.file(room), os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}
@@ -278,13 +276,13 @@ func (h Handle) writeExit(e Exit) error {
 	if _, err := f.WriteAt(append(b, '\n'), 0); err != nil {
 		return err
 	}
-	if fi, err := f.Stat(); err == nil && fi.Size() < int64(len(b)+1) {
-		return io.ErrShortWrite
-	}
 	f.Sync()
-	if err := os.Rename(tmp, h.file(".exit.json")); err != nil {
-		return err
-	}
+	return os.Rename(h.file(room), h.file(name))
+}
+
+// writeExit records the end for good.
+func (h Handle) writeExit(e Exit) error {
+	err := h.writeRecord(".exit.tmp", ".exit.json", e)
 	durable.SyncDir(h.Dir)
-	return nil
+	return err
 }

@@ -43,7 +43,8 @@ func Run(specFile string) int {
 	proctree.SetSubreaper()
 	// The process ids come before the mark: whoever finds the mark finds them too.
 	pids := Pids{Shim: proctree.Self()}
-	if err := writePids(h, pids); err != nil {
+	if err := h.writeRecord(".pid0.tmp", ".pid.json", pids); err != nil {
+		fmt.Fprintln(os.Stderr, "sky-agent job-shim:", err)
 		return 2
 	}
 	mark, err := os.OpenFile(h.file(".started"), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
@@ -54,15 +55,6 @@ func Run(specFile string) int {
 	r := runner{h: h, spec: spec, pids: pids, term: term}
 	r.run()
 	return 0
-}
-
-func writePids(h Handle, p Pids) error {
-	tmp := h.file(".pid.tmp")
-	b := fmt.Appendf(nil, `{"shim":{"pid":%d,"start":%d},"child":{"pid":%d,"start":%d}}`+"\n", p.Shim.PID, p.Shim.Start, p.Child.PID, p.Child.Start)
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, h.file(".pid.json"))
 }
 
 type runner struct {
@@ -93,7 +85,7 @@ func (r *runner) run() {
 	}
 	r.pids.Child, _ = proctree.Find(pid)
 	r.pids.Child.PID = pid
-	writePids(r.h, r.pids)
+	r.h.writeRecord(".pid1.tmp", ".pid.json", r.pids)
 	r.await(pid)
 }
 

@@ -22,6 +22,17 @@ func ownProc() error {
 	return unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 }
 
+// ownTmp binds a folder over /tmp.
+func ownTmp(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := os.Chmod(dir, 0o777|os.ModeSticky); err != nil {
+		return err
+	}
+	return unix.Mount(dir, "/tmp", "", unix.MS_BIND, "")
+}
+
 // powerOff ends the machine, by its service manager where there is one.
 func powerOff(log *slog.Logger) {
 	for _, c := range [][]string{{"systemctl", "poweroff"}, {"shutdown", "-h", "now"}, {"poweroff"}} {

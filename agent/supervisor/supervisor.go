@@ -15,6 +15,7 @@ import (
 
 	"github.com/skyloom/skyloom/agent/durable"
 	"github.com/skyloom/skyloom/agent/proctree"
+	"github.com/skyloom/skyloom/internal/failpoint"
 )
 
 // Exit codes by which serve speaks to init.
@@ -46,6 +47,7 @@ type Options struct {
 	Dir        string // the agent's folder
 	NodeMark   string // value of EnvNode
 	Isolated   bool
+	TmpDir     string // bound over /tmp of an isolated node
 	CgroupRoot string
 	PowerOff   bool // power the machine off once the node ended itself
 	Log        *slog.Logger
@@ -106,8 +108,14 @@ func run(o Options) error {
 		return fmt.Errorf("another agent runs in %s already (%w); end it first", o.Dir, err)
 	}
 	if o.Isolated && os.Getpid() == 1 {
+		// Without its own /proc a node would take its process ids for those outside.
 		if err := ownProc(); err != nil {
 			return fmt.Errorf("the node's own /proc cannot be mounted: %w", err)
+		}
+		if o.TmpDir != "" {
+			if err := ownTmp(o.TmpDir); err != nil {
+				o.Log.Warn("/tmp is shared with the machine", "error", err)
+			}
 		}
 	}
 	if err := proctree.SetSubreaper(); err != nil {
@@ -119,6 +127,13 @@ func run(o Options) error {
 	d := &initd{Options: o, incarnation: hex.EncodeToString(id[:]), deaths: make(chan death), wake: make(chan struct{}, 1)}
 	os.Setenv(EnvIncarnation, d.incarnation)
 	os.Setenv(EnvNode, o.NodeMark)
+	if os.Getenv(failpoint.Env) != "" && os.Getenv(failpoint.EnvDir) == "" {
+		marks := filepath.Join(o.Dir, "failpoints")
+		if err := os.MkdirAll(marks, 0o700); err != nil {
+			return err
+		}
+		os.Setenv(failpoint.EnvDir, marks)
+	}
 	if err := durable.WriteJSON(filepath.Join(o.Dir, "init.json"), State{proctree.Self(), d.incarnation}); err != nil {
 		o.Log.Warn("init.json was not written", "error", err)
 	}
@@ -170,7 +185,15 @@ func (d *initd) supervise(term <-chan os.Signal) bool {
 				backoff, quick = 100*time.Millisecond, 0
 				continue
 			}
-			d.Log.Warn("the agent ended and is started again", "status", ws.ExitStatus(), "signal", ws.Signal())
+			if ws.Signaled() {
+				d.Log.Warn("the agent was killed and is started again", "signal", ws.Signal().String())
+			} else {
+				d.Log.Warn("the agent ended and is started again", "status", ws.ExitStatus())
+			}
+			if _, err := os.Stat(d.ConfigFile); errors.Is(err, os.ErrNotExist) {
+				d.Log.Error("the node's config is gone: the node ends", "file", d.ConfigFile)
+				return false
+			}
 			if time.Since(born) < quickDeath {
 				quick++
 			} else {

@@ -15,6 +15,8 @@ import (
 	"github.com/skyloom/skyloom/agent"
 	"github.com/skyloom/skyloom/agent/shim"
 	"github.com/skyloom/skyloom/agent/supervisor"
+	"github.com/skyloom/skyloom/internal/failpoint"
+	"github.com/skyloom/skyloom/internal/version"
 )
 
 const usage = `sky-agent runs on the nodes of a cluster; sky-server starts it there.
@@ -36,7 +38,7 @@ func run(args []string) int {
 	}
 	switch verb {
 	case "version", "--version":
-		fmt.Println("sky-agent", agent.Version)
+		fmt.Println("sky-agent", version.Version)
 		return 0
 	case "init", "serve", "job-shim":
 		flag := "--config"
@@ -75,9 +77,12 @@ func node(verb, file string) int {
 	if verb == "init" {
 		runtime.GOMAXPROCS(2)
 		return supervisor.Run(supervisor.Options{
-			ConfigFile: file, Dir: cfg.Dir, NodeMark: agent.NodeMark(cfg), Isolated: cfg.Isolated, CgroupRoot: cfg.CgroupRoot,
+			ConfigFile: file, Dir: cfg.Dir, NodeMark: agent.NodeMark(cfg), Isolated: cfg.Isolated, TmpDir: cfg.TmpDir, CgroupRoot: cfg.CgroupRoot,
 			PowerOff: cfg.SelfEnd == "poweroff", Log: log,
 		})
+	}
+	if err := failpoint.Check(); err != nil {
+		log.Warn("failpoints", "error", err)
 	}
 	// A node's memory belongs to its jobs: collect early, and give back.
 	debug.SetGCPercent(50)
