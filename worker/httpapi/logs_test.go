@@ -434,7 +434,7 @@ func TestLogsRefused(t *testing.T) {
 // Three readers of a large log: memory does not grow with it.
 func TestLogsConstantMemory(t *testing.T) {
 	e, agents, _ := logEnv(t, 2)
-	const size = 64 << 20
+	const size = 32 << 20
 	block := bytes.Repeat([]byte("0123456789abcdef"), size/16)
 	for _, a := range agents {
 		a.change(func() { a.log["run"] = block })
@@ -450,7 +450,7 @@ func TestLogsConstantMemory(t *testing.T) {
 			n := 0
 			_, err := e.client().JobLogs(t.Context(), "c1", api.LogFilter{Follow: true}, func(k api.LogChunk) error {
 				n += k.Len
-				if n%(16<<20) < k.Len {
+				if n%(8<<20) < k.Len {
 					var m runtime.MemStats
 					runtime.ReadMemStats(&m)
 					peak.Store(max(peak.Load(), m.HeapInuse))

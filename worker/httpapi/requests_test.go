@@ -103,9 +103,18 @@ func TestFollowRequestOverCuts(t *testing.T) {
 	e := newEnv(t)
 	e.createRequest(idA, "c")
 	const n = 1200 // more than two pages
-	for i := range 600 {
-		e.event(fmt.Sprint(i), api.Event{RequestID: idA, Kind: api.EventOutput, Message: fmt.Sprint(i)})
+	add := func(from, to int) {
+		for i := from; i < to; i += 50 {
+			var evs []store.Event
+			for j := i; j < i+50; j++ {
+				evs = append(evs, store.Event{Key: fmt.Sprint(j), Event: api.Event{Time: time.Now(), RequestID: idA, Kind: api.EventOutput, Message: fmt.Sprint(j)}})
+			}
+			if err := e.st.AppendEvents(t.Context(), evs...); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
+	add(0, 600)
 	// A proxy that cuts each connection after some bytes.
 	cut := cutter(t, e.url, 20_000)
 	var got []string
@@ -120,9 +129,7 @@ func TestFollowRequestOverCuts(t *testing.T) {
 		})
 		follow <- err
 	}()
-	for i := 600; i < n; i++ {
-		e.event(fmt.Sprint(i), api.Event{RequestID: idA, Kind: api.EventOutput, Message: fmt.Sprint(i)})
-	}
+	add(600, n)
 	err := e.st.Write(t.Context(), store.Batch{
 		Requests: []store.RequestUpdate{{ID: idA, Status: api.RequestSucceeded, Result: json.RawMessage(`{"job_id":7}`), At: time.Now()}},
 		Events:   []store.Event{{Key: "done", Event: api.Event{Time: time.Now(), RequestID: idA, Kind: api.EventDone, Message: "done"}}},
