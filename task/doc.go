@@ -8,5 +8,5 @@
 //
 // Invariants: Parse is pure, bounded in time and memory, and never panics. A *Task that Parse, FromCommand or
 // Overrides.Apply returned without an error satisfies Validate. Rendering and parsing again gives an equal task. No
-// message holds the value of a secret or of an environment variable.
+// message holds the value of a secret.
 package task

@@ -1,6 +1,9 @@
 package task
 
-import "sort"
+import (
+	"sort"
+	"sync"
+)
 
 // field is one row of the table that drives reading, suggestions, rendering, the JSON Schema and the reference.
 type field[T any] struct {
@@ -94,3 +97,13 @@ func clip(s string) string {
 	}
 	return s
 }
+
+// tables makes the tables when they are first needed, so that commands without a task don't pay for them. Everything
+// that reads, renders or describes a task calls it first.
+var tables = sync.OnceFunc(func() {
+	buildResources()
+	buildFiles()
+	buildServing()
+	buildOwn()
+	buildTask()
+})

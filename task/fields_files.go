@@ -46,7 +46,7 @@ func hasScheme(s string) bool {
 	return regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*://`).MatchString(s)
 }
 
-func init() {
+func buildFiles() {
 	workdirObject = &object[Workdir]{
 		title: "workdir", doc: "The folder that goes to `~/sky_workdir` of every node.",
 		fields: []field[Workdir]{

@@ -23,7 +23,7 @@ var (
 	notifyObject     *object[Notify]
 )
 
-func init() {
+func buildOwn() {
 	checkpointObject = &object[Checkpoint]{
 		title: "checkpoint", doc: "Saves a folder of the node, so that a recovered job goes on where it was.",
 		fields: []field[Checkpoint]{

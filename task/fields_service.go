@@ -18,7 +18,7 @@ var (
 	poolObject          *object[Pool]
 )
 
-func init() {
+func buildServing() {
 	seconds := func(name, doc, def string, at func(*Probe) *float64) field[Probe] {
 		return positiveField(name, doc, at).defaults(def)
 	}

@@ -30,7 +30,7 @@ var (
 	secretRef = regexp.MustCompile(`^(?:(?:personal|workspace|global)\.)?([a-zA-Z_][a-zA-Z0-9_]*)$`)
 )
 
-func init() {
+func buildTask() {
 	hookObject = &object[Hook]{
 		title: "config.hooks[]", doc: "A command on the head node before the cluster ends.",
 		fields: []field[Hook]{

@@ -63,7 +63,7 @@ func (o OSFS) ReadDir(path string) error {
 
 // Abs expands ~ and joins relative paths to Dir.
 func (o OSFS) Abs(path string) (string, error) {
-	if path == "~" || strings.HasPrefix(path, "~/") {
+	if path == "~" || strings.HasPrefix(path, "~/") || strings.HasPrefix(path, `~\`) && filepath.Separator == '\\' {
 		if o.Home == "" {
 			return "", errors.New("the home folder is not known; set HOME or write the whole path")
 		}
@@ -118,7 +118,7 @@ func (t *Task) CheckLocal(on FS) error {
 			}
 		}
 	}
-	return errs.Err()
+	return t.mask(errs).Err()
 }
 
 func statAt(on FS, path string) (fs.FileInfo, error) {

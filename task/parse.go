@@ -75,6 +75,7 @@ func FromCommand(command string, vars Vars) (*File, error) {
 }
 
 func newParser(name string) *parser {
+	tables()
 	return &parser{src: &source{file: name, pos: map[string]position{}}, substituted: map[*yaml.Node]bool{}, required: map[string]val{}}
 }
 
@@ -237,7 +238,44 @@ func (p *parser) readTask(n *yaml.Node, vars Vars) *Task {
 	if len(p.errs) == 0 {
 		p.errs = append(p.errs, t.check()...)
 	}
+	t.mask(p.errs)
 	return t
+}
+
+// shortestMasked is the length below which a secret is not looked for in messages: replacing it would only garble them.
+const shortestMasked = 4
+
+// mask takes the values of secrets out of messages; they get there where a variable was replaced.
+func (t *Task) mask(errs ErrorList) ErrorList {
+	for _, s := range t.Secrets {
+		if len(s.Value) < shortestMasked {
+			continue
+		}
+		for _, e := range errs {
+			e.Msg, e.Field = maskText(e.Msg, s.Value), maskText(e.Field, s.Value)
+		}
+	}
+	return errs
+}
+
+// maskText replaces secret in text, also where only its beginning is left because a long value was cut.
+func maskText(text, secret string) string {
+	head := secret[:min(len(secret), 6)]
+	var b strings.Builder
+	for {
+		i := strings.Index(text, head)
+		if i < 0 {
+			b.WriteString(text)
+			return b.String()
+		}
+		b.WriteString(text[:i])
+		b.WriteString(Redacted)
+		n := 0
+		for n < len(secret) && i+n < len(text) && text[i+n] == secret[n] {
+			n++
+		}
+		text = text[i+n:]
+	}
 }
 
 func uniqueHooks(in []Hook) (out []Hook) {

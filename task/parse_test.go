@@ -251,6 +251,17 @@ func TestSubstitutionHappensOnce(t *testing.T) {
 	}
 }
 
+func TestMessagesMaskSubstitutedSecrets(t *testing.T) {
+	_, err := Parse("t", []byte("secrets: {S: topsecret}\nfile_mounts: {/a: 'ftp://$S', '/$S/': x}\n"), ParseOptions{})
+	if err == nil || strings.Contains(err.Error(), "topsecret") || !strings.Contains(err.Error(), Redacted) {
+		t.Errorf("got %v", err)
+	}
+	long := "LONGSECRET" + strings.Repeat("z", 100)
+	if _, err := Parse("t", []byte("secrets: {S: "+long+"}\nfile_mounts: {/a: 'ftp://$S'}\n"), ParseOptions{}); err == nil || strings.Contains(err.Error(), "LONGS") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestSubstitutedSecretWarns(t *testing.T) {
 	f := parseFile(t, "secrets: {B: x}\nfile_mounts: {/a: 's3://$B'}\n")
 	if len(f.Warnings) != 1 || !strings.Contains(f.Warnings[0], "secret B") {

@@ -204,6 +204,7 @@ const Redacted = "<redacted>"
 func (t *Task) Render(mode SecretMode) []byte { return encode(t.node(mode)) }
 
 func (t *Task) node(mode SecretMode) *yaml.Node {
+	tables()
 	c := *t
 	if mode != SecretsInline && len(t.Secrets) > 0 {
 		c.Secrets = make(map[string]Secret, len(t.Secrets))

@@ -32,6 +32,7 @@ func describe[T any](o *object[T]) section {
 
 // sections lists all tables in the order of the reference.
 func sections() []section {
+	tables()
 	return []section{
 		describe(taskObject), describe(workdirObject), describe(resourcesObject), describe(acceleratorArgs), describe(jobRecoveryObject),
 		describe(autostopObject), describe(diskVolumeObject), describe(storageObject), describe(storageConfigObject), describe(mountObject),

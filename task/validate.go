@@ -42,7 +42,7 @@ func (t *Task) check() ErrorList {
 		t.checkAlternatives(fail)
 		t.checkServing(fail)
 	}
-	return errs
+	return t.mask(errs)
 }
 
 type failFunc func(field, format string, args ...any)

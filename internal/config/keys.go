@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"sort"
 	"strings"
+	"sync"
 	"time"
 
 	"gopkg.in/yaml.v3"
@@ -40,7 +41,7 @@ type Key struct {
 
 // keys is the table of settings. It drives checking, suggestions and the reference. A path ending in "" lets anything
 // through below it.
-var keys = buildKeys()
+var keys = sync.OnceValue(buildKeys)
 
 func buildKeys() []Key {
 	var out []Key
@@ -133,7 +134,7 @@ var cloudKeys = map[string]string{
 const common = "labels use_internal_ips ssh_proxy_command remote_identity capabilities disabled "
 
 // Keys lists all settings by section, for the reference.
-func Keys() []Key { return append([]Key(nil), keys...) }
+func Keys() []Key { return append([]Key(nil), keys()...) }
 
 func top(path string) string {
 	s, _, _ := strings.Cut(path, ".")
@@ -147,10 +148,11 @@ type branch struct {
 	leaf  *Key
 }
 
-var tree = buildTree()
+var tree = sync.OnceValue(buildTree)
 
 func buildTree() *branch {
 	root := &branch{}
+	keys := keys()
 	for i := range keys {
 		at := root
 		for _, part := range strings.Split(keys[i].Path, ".") {
@@ -171,7 +173,7 @@ func buildTree() *branch {
 // check refuses unknown keys and wrong types.
 func check(file string, root *yaml.Node) error {
 	c := &checker{file: file}
-	c.object(root, nil, tree)
+	c.object(root, nil, tree())
 	return c.errs.Err()
 }
 
