@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 
 	"github.com/skyloom/skyloom/providers"
@@ -81,6 +82,33 @@ func (p *Provider) socketPath(ref providers.ClusterRef, rank int) (string, error
 		}
 	}
 	return "", internal(last, "no folder for the socket of node %s", nodeID(ref, rank))
+}
+
+// forgetSockets removes the short folder outside Root with its last node.
+func (p *Provider) forgetSockets(ctx context.Context, r *record) {
+	dir := filepath.Dir(r.Socket)
+	if strings.HasPrefix(dir, p.root) {
+		return
+	}
+	unlock, err := p.lock(ctx, "root") // nodes get their sockets under it
+	if err != nil {
+		return
+	}
+	defer unlock()
+	if all, err := p.records(""); err == nil && len(all) == 0 {
+		os.Remove(dir)
+	}
+}
+
+// short makes a safe part of a path from an installation.
+func short(s string) string {
+	keep := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' {
+			return r
+		}
+		return '_'
+	}, s)
+	return keep[:min(len(keep), 36)]
 }
 
 // privateDir makes a folder that only this user may use, or checks that it is one.

@@ -11,7 +11,17 @@ import (
 
 	"github.com/skyloom/skyloom/agent/agentapi"
 	"github.com/skyloom/skyloom/agent/durable"
+	"github.com/skyloom/skyloom/internal/failpoint"
 	"github.com/skyloom/skyloom/providers"
+)
+
+// Moments at which a server may be killed.
+var (
+	fpWritten  = failpoint.Register("local.create-after-record") // nodes are written down, none is started
+	fpSpawned  = failpoint.Register("local.create-after-start")  // a node was started, its process is not written down
+	fpStopping = failpoint.Register("local.stop-after-record")   // nodes shall stop, none was told
+	fpKilled   = failpoint.Register("local.delete-after-kill")   // a node's processes are gone, its folder is there
+	fpRemoved  = failpoint.Register("local.delete-after-remove") // its folder is in the trash
 )
 
 // Create brings up all nodes of a cluster, or none. They are written down before they start, so a retry by the same
@@ -46,6 +56,9 @@ func (p *Provider) Create(ctx context.Context, req providers.CreateRequest) ([]p
 		return nil, err
 	}
 	recs = append(recs, fresh...)
+	if err := failpoint.Hit(fpWritten); err != nil {
+		return nil, internal(err, "create %s", req.Cluster.NameOnCloud())
+	}
 	procs := newTable()
 	for _, r := range recs {
 		if r.Want != wantRunning || r.Init.PID != 0 || p.findInit(r, procs) != nil {

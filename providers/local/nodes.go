@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/skyloom/skyloom/internal/failpoint"
 	"github.com/skyloom/skyloom/providers"
 )
 
@@ -48,11 +49,12 @@ func (p *Provider) observe(_ context.Context, want func(*record) bool) ([]provid
 // Delete ends nodes for good and removes their files. It answers once their processes are gone.
 func (p *Provider) Delete(ctx context.Context, ref providers.ClusterRef, nodeIDs []string) error {
 	return p.change(ctx, ref, nodeIDs, func(ctx context.Context, recs []*record) error {
-		errs := each(recs, func(r *record) error { return p.remove(ctx, r) })
-		if _, err := os.Stat(p.clusterDir(ref)); os.IsNotExist(err) {
+		err := each(recs, func(r *record) error { return p.remove(ctx, r) })
+		if !exists(p.clusterDir(ref)) {
 			os.Remove(filepath.Join(p.root, "locks", lockName(ref)))
 		}
-		return errs
+		p.forgetSockets(ctx, recs[0])
+		return err
 	})
 }
 
@@ -70,6 +72,9 @@ func (p *Provider) Stop(ctx context.Context, ref providers.ClusterRef, nodeIDs [
 				return err
 			}
 			stop = append(stop, r)
+		}
+		if err := failpoint.Hit(fpStopping); err != nil {
+			return internal(err, "stop %s", ref.NameOnCloud())
 		}
 		return each(stop, func(r *record) error { return p.end(ctx, r, stopGrace) })
 	})

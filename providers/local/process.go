@@ -13,6 +13,7 @@ import (
 
 	"github.com/skyloom/skyloom/agent/durable"
 	"github.com/skyloom/skyloom/agent/proctree"
+	"github.com/skyloom/skyloom/internal/failpoint"
 	"github.com/skyloom/skyloom/providers"
 )
 
@@ -165,6 +166,9 @@ func (p *Provider) remove(ctx context.Context, r *record) error {
 	if err := p.end(ctx, r, 0); err != nil {
 		return err
 	}
+	if err := failpoint.Hit(fpKilled); err != nil {
+		return internal(err, "delete node %s", r.ID)
+	}
 	p.disarm(r.ID)
 	os.Remove(r.Socket)
 	// From here on the node is not there; its files may take longer.
@@ -176,6 +180,9 @@ func (p *Provider) remove(ctx context.Context, r *record) error {
 		return internal(err, "remove the folder of node %s", r.ID)
 	}
 	os.Remove(filepath.Dir(r.dir)) // once it is empty
+	if err := failpoint.Hit(fpRemoved); err != nil {
+		return internal(err, "delete node %s", r.ID)
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/skyloom/skyloom/agent/durable"
 	"github.com/skyloom/skyloom/agent/proctree"
+	"github.com/skyloom/skyloom/internal/failpoint"
 	"github.com/skyloom/skyloom/providers"
 )
 
@@ -119,6 +120,9 @@ func (p *Provider) start(r *record, agent string, namespaces bool, group *os.Fil
 	cmd.SysProcAttr = attributes(namespaces, group)
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("run %s: %w", agent, err)
+	}
+	if err := failpoint.Hit(fpSpawned); err != nil {
+		p.log.Warn("local: after the start of a node", "err", err)
 	}
 	if proc, ok := proctree.Find(cmd.Process.Pid); ok {
 		r.Init = proc

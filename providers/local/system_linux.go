@@ -125,16 +125,6 @@ func openCgroup(r *record) *os.File {
 	return f
 }
 
-func short(s string) string {
-	keep := strings.Map(func(r rune) rune {
-		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' {
-			return r
-		}
-		return '_'
-	}, s)
-	return keep[:min(len(keep), 36)]
-}
-
 // cgroupsBelow lists a cgroup and those below it, deepest last.
 func cgroupsBelow(dir string) (out []string) {
 	if dir == "" {

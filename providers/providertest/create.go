@@ -179,9 +179,7 @@ func testCreateInvalid(e *env) {
 }
 
 func testCreateUnknownOutcome(e *env) {
-	if e.FailCreate == nil {
-		e.Skip("the harness cannot make a create fail")
-	}
+	e.need("FailCreate", e.FailCreate != nil)
 	ref := e.cluster("suite-unknown")
 	e.FailCreate(e.T, providers.UnknownOutcome, true)
 	_, err := e.Provider.Create(e.ctx, e.request(ref, 2, e.spec()))
@@ -193,9 +191,7 @@ func testCreateUnknownOutcome(e *env) {
 }
 
 func testErrorKinds(e *env) {
-	if e.FailCreate == nil {
-		e.Skip("the harness cannot make a create fail")
-	}
+	e.need("FailCreate", e.FailCreate != nil)
 	ref := e.cluster("suite-kinds")
 	for _, k := range []providers.Kind{providers.NoCapacity, providers.QuotaExceeded, providers.AuthFailed, providers.RateLimited, providers.Internal} {
 		e.FailCreate(e.T, k, false)

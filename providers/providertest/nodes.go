@@ -36,9 +36,7 @@ func testListBulk(e *env) {
 }
 
 func testDelayedVisibility(e *env) {
-	if e.HideNew == nil {
-		e.Skip("the harness cannot delay what listings show")
-	}
+	e.need("HideNew", e.HideNew != nil)
 	appear := e.HideNew(e.T)
 	ref := e.cluster("suite-hidden")
 	made := e.create(ref, 2, e.spec())
@@ -302,9 +300,7 @@ func testPreemptNotice(e *env) {
 }
 
 func testKilledNode(e *env) {
-	if e.Kill == nil {
-		e.Skip("the harness cannot kill a node")
-	}
+	e.need("Kill", e.Kill != nil)
 	ref := e.cluster("suite-kill")
 	ns := e.up(ref, 2, e.spec())
 	e.Kill(e.T, ns[1])
@@ -330,9 +326,7 @@ func testSameNameNewHash(e *env) {
 }
 
 func testReopen(e *env) {
-	if e.Reopen == nil {
-		e.Skip("the harness cannot open the provider anew")
-	}
+	e.need("Reopen", e.Reopen != nil)
 	ref := e.cluster("suite-reopen")
 	ns := e.up(ref, 2, e.spec())
 	p := e.Reopen(e.T)

@@ -131,6 +131,14 @@ func newEnv(t *testing.T, h Harness) *env {
 	return &env{T: t, Harness: h, features: providers.FeaturesOf(h.Provider), ctx: ctx}
 }
 
+// need fails a test whose hook is missing: it has to be skipped with a reason instead.
+func (e *env) need(hook string, given bool) {
+	e.Helper()
+	if !given {
+		e.Fatalf("the harness has no %s: give one, or name this test in Options.Skips with a reason", hook)
+	}
+}
+
 // cluster names a new cluster, and deletes it at the end of the test.
 func (e *env) cluster(name string) providers.ClusterRef {
 	ref := providers.ClusterRef{Installation: e.Installation, Name: name, Hash: random()}
