@@ -294,18 +294,27 @@ func retryAfter(v string) time.Duration {
 	return 0
 }
 
+// streamPatience is how long a reader waits for a server that was there before: an upgrade may take that long.
+const streamPatience = 10 * time.Minute
+
 // wait paces the tries of one call.
 type wait struct {
-	c     *Client
-	start time.Time
-	tries int
-	told  bool
+	c        *Client
+	start    time.Time
+	patience time.Duration
+	tries    int
+	told     bool
 }
 
-func (c *Client) newWait() *wait { return &wait{c: c, start: c.now()} }
+func (c *Client) newWait() *wait { return &wait{c: c, start: c.now(), patience: c.patience} }
 
 // reset forgets past failures: something arrived.
-func (w *wait) reset() { w.start, w.tries, w.told = w.c.now(), 0, false }
+func (w *wait) reset() {
+	w.start, w.tries, w.told = w.c.now(), 0, false
+	if w.patience > 0 {
+		w.patience = max(w.patience, streamPatience)
+	}
+}
 
 // next pauses before another try, or returns the error to end with.
 func (w *wait) next(ctx context.Context, err error) error {
@@ -324,7 +333,7 @@ func (w *wait) next(ctx context.Context, err error) error {
 		}
 		return &Unreachable{Endpoint: w.c.Endpoint(), Err: trimURL(cause)}
 	}
-	if w.c.now().Sub(w.start) >= w.c.patience {
+	if w.c.now().Sub(w.start) >= w.patience {
 		return end(err)
 	}
 	pause := backoff(w.tries)

@@ -31,6 +31,7 @@ var later = map[string]string{
 	"local":             "Kubernetes on this machine comes",
 	"debug-dump":        "debug dumps come",
 	"status-kubernetes": "Kubernetes comes",
+	"gpus label":        "Kubernetes comes",
 }
 
 // laterHints say what to use meanwhile.
@@ -54,8 +55,11 @@ func knownCommand(root *cobra.Command, args []string) error {
 	if len(args) == 0 || strings.HasPrefix(args[0], "-") || args[0] == cobra.ShellCompRequestCmd || args[0] == cobra.ShellCompNoDescRequestCmd {
 		return nil
 	}
-	if what, ok := later[args[0]]; ok {
-		return laterError(args[0], what)
+	for n := range min(len(args), 2) {
+		name := strings.Join(args[:n+1], " ")
+		if what, ok := later[name]; ok {
+			return laterError(name, what)
+		}
 	}
 	if cmd, _, err := root.Find(args[:1]); err == nil && cmd != root {
 		return nil

@@ -151,7 +151,7 @@ func Logs(ctx context.Context, s *session.Session, o *LogsOptions) error {
 		lo.Tail = 0
 		if o.Follow {
 			lo.Tail = defaultTail
-			s.IO.Notef("%s", s.IO.ErrStyle(session.Dim, fmt.Sprintf("Showing the last %d lines; all of it: --tail 0", defaultTail)))
+			lo.Note = fmt.Sprintf("Showing the last %d lines; all of it: --tail 0", defaultTail)
 		}
 	}
 	code, err := follow.Logs(ctx, s, c, o.Cluster, lo)

@@ -62,6 +62,7 @@ func Wait(ctx context.Context, s *session.Session, c *api.Client, ref *api.Ref, 
 	if !o.Quiet {
 		p.live = s.IO.StartLive(s.Now)
 		defer p.live.Close()
+		p.live.Update(fmt.Sprintf("Request %s (%s)", Short(ref.RequestID), ref.Name), false)
 	}
 	r, err := c.FollowRequest(ctx, ref.RequestID, 0, p.event)
 	if err != nil {
@@ -177,8 +178,11 @@ func RetryText(now time.Time, msg string, next *time.Time) string {
 		return msg
 	}
 	d := next.Sub(now).Round(time.Second)
-	if d < time.Second {
+	switch {
+	case d < time.Second:
 		return msg + "; trying again now"
+	case strings.Contains(msg, "next try"): // it says when
+		return fmt.Sprintf("%s (in %s)", msg, d)
 	}
 	return fmt.Sprintf("%s; trying again in %s (at %s)", msg, d, next.Local().Format("15:04:05"))
 }
@@ -188,6 +192,8 @@ type LogOptions struct {
 	JobID  int64 // 0: the latest
 	Follow bool
 	Tail   int // lines per node; 0: all
+	// Note is told before the first line, if there is a log at all.
+	Note string
 }
 
 // Logs shows the log of a job and returns what its end means as an exit code.
@@ -197,7 +203,12 @@ func Logs(ctx context.Context, s *session.Session, c *api.Client, cluster string
 		style = func(t string) string { return s.IO.OutStyle(session.Cyan, t) }
 	}
 	p := joblog.New(s.IO.Out, style)
+	note := o.Note
 	end, err := c.JobLogs(ctx, cluster, api.LogFilter{JobID: o.JobID, Follow: o.Follow, Tail: o.Tail}, func(ch api.LogChunk) error {
+		if note != "" {
+			s.IO.Notef("%s", s.IO.ErrStyle(session.Dim, note))
+			note = ""
+		}
 		if ch.Lost > 0 {
 			s.IO.Warnf("%d bytes of the log of rank %d are no longer there.", ch.Lost, ch.Rank)
 		}

@@ -150,11 +150,17 @@ func (s *Session) Daemon() (*daemon.Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &daemon.Daemon{
+	d := &daemon.Daemon{
 		Layout:  daemon.Layout{Home: home},
 		Environ: s.Environ,
 		NoStart: s.Env(EnvNoAutostart) != "",
-	}, nil
+	}
+	if cfg, err := s.Config(); err == nil {
+		if p, ok := cfg.Get("server.port"); ok {
+			d.Port, _ = p.(int)
+		}
+	}
+	return d, nil
 }
 
 // token finds the API token for a chosen server.

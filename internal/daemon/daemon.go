@@ -38,6 +38,8 @@ type Daemon struct {
 	Environ []string
 	// Timeout is how long a start may take; 0 means 60 s.
 	Timeout time.Duration
+	// Port is the port that the configuration insists on; 0: the default one, or else a free one.
+	Port int
 	// NoStart makes Ensure fail instead of starting a server.
 	NoStart bool
 }
@@ -270,8 +272,10 @@ func (d *Daemon) start(ctx context.Context, limit time.Duration) (Server, error)
 	if err != nil {
 		return Server{}, err
 	}
-	if who := d.Holder(ctx, net.JoinHostPort("127.0.0.1", strconv.Itoa(api.DefaultPort))); who != "" {
-		d.say("Port %d is taken by %s; the server takes a free one", api.DefaultPort, who)
+	if d.Port == 0 { // one that was set is insisted on by the server, which then says so itself
+		if who := d.Holder(ctx, net.JoinHostPort("127.0.0.1", strconv.Itoa(api.DefaultPort))); who != "" {
+			d.say("Port %d is taken by %s; the server takes a free one", api.DefaultPort, who)
+		}
 	}
 	log, err := os.OpenFile(d.LogPath(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
