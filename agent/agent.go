@@ -59,7 +59,7 @@ type Agent struct {
 	ending      bool
 
 	peers   peerSet
-	files   fileStore
+	files   fileStore // of syncs
 	kick    chan struct{}
 	stop    chan struct{}
 	stopped sync.Once
