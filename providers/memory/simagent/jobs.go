@@ -48,13 +48,13 @@ func (j *job) nextChange() time.Time {
 
 func (a *agent) submit(spec agentapi.JobSpec) (api.Job, error) {
 	s := &a.state
-	if spec.Key == "" || spec.Setup == "" && spec.Run == "" {
-		return api.Job{}, fail(agentapi.KindInvalid, "a job needs a key, and a setup or a run")
-	}
 	for _, j := range s.Jobs {
-		if j.Row.Key == spec.Key {
+		if spec.Key != "" && j.Row.Key == spec.Key {
 			return j.Row, nil
 		}
+	}
+	if spec.Key == "" || spec.Setup == "" && spec.Run == "" {
+		return api.Job{}, fail(agentapi.KindInvalid, "a job needs a key, and a setup or a run")
 	}
 	nodes := max(spec.NumNodes, 1)
 	switch {
@@ -178,7 +178,9 @@ func (a *agent) finishAt(j *job, st api.JobStatus, at time.Time, code int, reaso
 	if st == api.JobSucceeded || st == api.JobFailed || st == api.JobFailedSetup {
 		j.Row.ExitCodes = slices.Repeat([]int{code}, j.Nodes)
 	}
-	a.state.IdleSince = a.now()
+	if at.After(a.state.IdleSince) {
+		a.state.IdleSince = at
+	}
 	a.tell(j)
 }
 
