@@ -19,9 +19,15 @@ func Cluster(ctx workflow.Context, st cluster.State) error {
 	return e.run()
 }
 
-// entity is the workflow's memory while it runs; what outlives it is in machine.st.
+// entity is the workflow's memory while it runs; what outlives it is in machine.st. Each coroutine has a view of its
+// own (see in): blocking calls must be made with the context of the coroutine they are made in.
 type entity struct {
 	machine
+	*desk
+}
+
+// desk is what all views of an entity share.
+type desk struct {
 	queue []cluster.Op
 	cur   *running
 	// side counts operations that run beside the current one: cancelling jobs, preempting.
@@ -43,7 +49,7 @@ type running struct {
 
 func newEntity(ctx workflow.Context, st cluster.State) *entity {
 	root, _ := workflow.NewDisconnectedContext(ctx)
-	e := &entity{machine: machine{st: &st, outer: ctx, root: root, prefix: workflow.GetInfo(ctx).FirstRunID}}
+	e := &entity{machine: machine{st: &st, outer: ctx, root: root, prefix: workflow.GetInfo(ctx).FirstRunID, shared: &shared{sideKeys: map[string]bool{}}}, desk: &desk{}}
 	e.queue, st.Queue = st.Queue, nil
 	e.done = workflow.NewBufferedChannel(root, 16)
 	e.machine.halted = func() bool { return e.cur != nil && e.cur.cancelled }
@@ -51,6 +57,20 @@ func newEntity(ctx workflow.Context, st cluster.State) *entity {
 		st.Row.Name = st.Name
 	}
 	return e
+}
+
+// in is the entity as seen from the coroutine that ctx belongs to.
+func (e *entity) in(ctx workflow.Context) *entity {
+	v := *e
+	v.root, _ = workflow.NewDisconnectedContext(ctx)
+	return &v
+}
+
+// in is the entity as seen by the coroutine of ctx, which no cancel ends.
+func (e *entity) in(ctx workflow.Context) *entity {
+	v := *e
+	v.root, _ = workflow.NewDisconnectedContext(ctx)
+	return &v
 }
 
 func (e *entity) run() error {
@@ -156,7 +176,7 @@ func (e *entity) wake() {
 // accept takes an operation in: at once, to the front, or to the end of the queue.
 func (e *entity) accept(op cluster.Op) {
 	if o, ok := e.st.Outcome(op.Key); ok {
-		e.beside("reply again", func(workflow.Context) { e.reply(op, o, store.Batch{}) })
+		e.beside("reply again", func(e *entity, _ workflow.Context) { e.reply(op, o, store.Batch{}) })
 		return
 	}
 	if e.knows(op.Key) {
@@ -165,7 +185,7 @@ func (e *entity) accept(op cluster.Op) {
 	switch op.Kind {
 	case cluster.OpCancel, cluster.OpPreempt:
 		if e.cur == nil || e.st.Row.Status == api.ClusterUp {
-			e.beside(string(op.Kind), func(ctx workflow.Context) { e.carryOut(ctx, op) })
+			e.beside(string(op.Kind), func(e *entity, ctx workflow.Context) { e.carryOut(ctx, op) })
 			return
 		}
 		e.queue = append(e.queue, op)
@@ -196,7 +216,7 @@ func (e *entity) knows(key string) bool {
 			return true
 		}
 	}
-	return e.sideKeys[key]
+	return e.flags.under[key]
 }
 
 // cancelOthers ends the cluster's other requests: a stop or down stands above them.
@@ -231,7 +251,7 @@ func (e *entity) cancelOp(key, why string) {
 		return
 	}
 	drop := func(op cluster.Op) {
-		e.beside("reply", func(workflow.Context) {
+		e.beside("reply", func(e *entity, _ workflow.Context) {
 			o := cluster.Outcome{Key: op.Key, Kind: op.Kind, Error: cluster.Cancelled(why), Cancelled: true}
 			var b store.Batch
 			if op.Kind == cluster.OpLaunch && !e.st.Row.EverUp && e.cur == nil && e.st.Exists() && !e.launching() {
@@ -260,7 +280,7 @@ func (e *entity) cancelOp(key, why string) {
 	}
 	if o, ok := e.st.Outcome(key); ok {
 		op := cluster.Op{Key: key, Kind: o.Kind, ReplyTo: activities.RequestWorkflowID(key)}
-		e.beside("reply again", func(workflow.Context) { e.reply(op, o, store.Batch{}) })
+		e.beside("reply again", func(e *entity, _ workflow.Context) { e.reply(op, o, store.Batch{}) })
 	}
 }
 
@@ -281,7 +301,7 @@ func (e *entity) observe(o activities.Observed) {
 	}
 	switch o.Kind {
 	case activities.ObservedReady:
-		e.ready = true
+		e.flags.ready = true
 	case activities.ObservedNodes:
 		if e.cur != nil {
 			e.lookAgain = true
@@ -320,7 +340,7 @@ func (e *entity) next() {
 	ctx, cancel := workflow.WithCancel(e.root)
 	e.cur = &running{op: op, cancel: cancel}
 	workflow.GoNamed(ctx, string(op.Kind), func(ctx workflow.Context) {
-		e.carryOut(ctx, op)
+		e.in(ctx).carryOut(ctx, op)
 		cancel()
 		e.cur = nil
 		if e.lookAgain {
@@ -334,10 +354,10 @@ func (e *entity) next() {
 }
 
 // beside runs f next to the current operation.
-func (e *entity) beside(name string, f func(ctx workflow.Context)) {
+func (e *entity) beside(name string, f func(e *entity, ctx workflow.Context)) {
 	e.side++
 	workflow.GoNamed(e.root, name, func(ctx workflow.Context) {
-		f(ctx)
+		f(e.in(ctx), ctx)
 		e.side--
 		e.done.SendAsync(nil)
 	})
@@ -345,9 +365,6 @@ func (e *entity) beside(name string, f func(ctx workflow.Context)) {
 
 // carryOut does one operation and replies, unless it is a launch that goes on waiting.
 func (e *entity) carryOut(ctx workflow.Context, op cluster.Op) {
-	if e.sideKeys == nil {
-		e.sideKeys = map[string]bool{}
-	}
 	e.sideKeys[op.Key] = true
 	defer delete(e.sideKeys, op.Key)
 	var res any

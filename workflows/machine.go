@@ -21,14 +21,25 @@ import (
 // takes down nodes. The entity has one; a managed job has one of its own.
 type machine struct {
 	st *cluster.State
-	// outer is the workflow's context, which a cancel ends; root goes on after it, for clean-up.
+	// outer is the workflow's context, which a cancel ends; root is the present coroutine's and goes on after it.
 	outer, root workflow.Context
 	prefix      string
 	// halted says that the present operation was cancelled.
 	halted func() bool
+	*shared
+}
+
+// shared is what the views of a machine in different coroutines have in common.
+type shared struct {
+	flags *flags
+}
+
+// flags are shared by the coroutines of a workflow.
+type flags struct {
 	// ready is set by the watcher's word that every node answers.
-	ready    bool
-	sideKeys map[string]bool
+	ready bool
+	// under holds the keys of the operations under way.
+	under map[string]bool
 }
 
 // key makes a key that no other event or operation of the workflow has.
@@ -122,7 +133,7 @@ func (m *machine) bringUp(ctx workflow.Context, op cluster.Op, in activities.Pla
 		m.adopt(*plan.Choice, plan.Have, plan.Task.NumNodes)
 		m.st.Row.Status, m.st.Row.InitKind, m.st.Row.Step, m.st.Row.NextRetry = api.ClusterInit, "launching", "provision", nil
 		m.st.Epoch++
-		m.ready = false
+		m.flags.ready = false
 		ev := m.event(op, api.EventStep, "provision", "launching on %s: %s", plan.Choice.Infra(), m.st.Row.ResourcesFull)
 		ev.Attempt = m.st.Row.Attempt
 		out := m.provision(op, ev, plan.Task, false)
@@ -219,7 +230,7 @@ func (m *machine) awaitReady(ctx workflow.Context, op cluster.Op, t activities.T
 	m.st.Row.Step = "wait for nodes"
 	m.record("wait for the nodes", store.Batch{Clusters: []api.Cluster{m.row()}, Watches: []store.Watch{m.watch(true)},
 		Events: []store.Event{m.event(op, api.EventStep, "provision", "%d node(s) accepted; waiting until they run", len(out.Nodes))}})
-	ok, err := workflow.AwaitWithTimeout(ctx, provisionPatience, func() bool { return m.ready || m.halted() })
+	ok, err := workflow.AwaitWithTimeout(ctx, provisionPatience, func() bool { return m.flags.ready || m.halted() })
 	if m.halted() || (err != nil && m.halted()) {
 		return out
 	}
