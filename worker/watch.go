@@ -1,0 +1,21 @@
+package worker
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/google/uuid"
+	"go.temporal.io/sdk/client"
+
+	"github.com/skyloom/skyloom/internal/store"
+	"github.com/skyloom/skyloom/providers"
+)
+
+// Watch does until ctx ends what a server's watcher does, for processes that hold the parts of a server without being
+// one, such as tests. ttl is how long a lease is kept without being renewed.
+func Watch(ctx context.Context, s *store.Store, p *providers.Registry, c client.Client, log *slog.Logger, ttl time.Duration) {
+	w := newWatcher(s, p, c, log, uuid.NewString())
+	w.ttl = ttl
+	w.run(ctx)
+}
