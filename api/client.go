@@ -124,13 +124,17 @@ func (c *Client) Endpoint() string {
 // NewRequestID makes an id for a mutating call.
 func NewRequestID() string { return uuid.NewString() }
 
-// Unreachable says that no connection to the server was had, to the end of the client's patience.
+// Unreachable says that no connection to the server was had, to the end of the client's patience. Without an Endpoint
+// Err says it all.
 type Unreachable struct {
 	Endpoint string
 	Err      error
 }
 
 func (e *Unreachable) Error() string {
+	if e.Endpoint == "" {
+		return e.Err.Error()
+	}
 	return fmt.Sprintf("the server at %s can't be reached: %v", e.Endpoint, e.Err)
 }
 

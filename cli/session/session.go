@@ -222,10 +222,11 @@ func (s *Session) Client(ctx context.Context) (*api.Client, error) {
 	}
 	s.hintVersion(srv)
 	s.Features = srv.Health.Features
+	d.Progress = func(msg string) { s.IO.Notef("%s", msg) } // a restart on the way: another display may be live
 	s.client = api.NewClient(srv.URL, srv.Token, append([]api.Option{api.WithReconnect(func(ctx context.Context) (string, string, error) {
 		srv, err := d.Reconnect(ctx)
 		if errors.Is(err, daemon.ErrStopped) {
-			err = &api.Unreachable{Endpoint: "this machine", Err: errors.New("it was stopped; requests go on once it is started: sky api start")}
+			err = &api.Unreachable{Err: errors.New("the API server was stopped; requests go on once it is started: sky api start")}
 		}
 		return srv.URL, srv.Token, err
 	})}, s.options()...)...)
