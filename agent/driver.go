@@ -125,6 +125,9 @@ func (d *driver) drive() (outcome, bool) {
 		if !j.Run {
 			return outcome{status: api.JobSucceeded}, true
 		}
+		if cause := context.Cause(d.ctx); cause != nil {
+			return d.broken(nodes, cause)
+		}
 		stage = stageRun
 		d.enter(stage)
 	}
@@ -345,6 +348,8 @@ func verdict(phase string, nodes []int, res []result, cause error) outcome {
 	case r.vanished:
 		o.status = api.JobFailedDriver
 		o.reason = fmt.Sprintf("the process that ran the job on %s vanished (killed, out of memory, or the node was restarted)", where)
+	case !r.natural:
+		o.status, o.reason = api.JobFailedDriver, fmt.Sprintf("the job's process on %s was ended from outside, as when its node is stopped", where)
 	case phase == phaseSetup:
 		o.status, o.reason = api.JobFailedSetup, fmt.Sprintf("setup failed on %s with %s", where, codeText(r.code))
 	default:
@@ -374,7 +379,7 @@ func (d *driver) broken(nodes []int, err error) (outcome, bool) {
 	var lost errLost
 	switch {
 	case errors.Is(err, errCancelled):
-		return outcome{status: api.JobCancelled, reason: "cancelled before it started"}, true
+		return outcome{status: api.JobCancelled, reason: "cancelled before its run started"}, true
 	case errors.Is(err, errRestarted):
 		return outcome{status: api.JobFailed, reason: errRestarted.Error()}, true
 	case errors.As(err, &lost):

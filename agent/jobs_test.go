@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -266,5 +267,62 @@ func TestEvents(t *testing.T) {
 	}
 	if err := n.api.Events(ctx(t), 1<<40, nil); !agentapi.IsKind(err, agentapi.KindConflict) {
 		t.Errorf("cursor ahead: %v", err)
+	}
+}
+
+func TestScriptSurroundings(t *testing.T) {
+	n := cluster(t, 1, quick)[0]
+	j := n.run("yes | head -1; echo ${PIPESTATUS[0]}; trap; read line || echo no input; sleep 300 & echo started")
+	if got := n.log(j.ID); got != "y\n141\nno input\nstarted\n" {
+		t.Errorf("%q", got)
+	}
+	n.reaches(j.ID, api.JobSucceeded) // what it left behind is ended
+	if j := n.reaches(n.run("nosuchcommand").ID, api.JobFailed); !strings.Contains(j.Reason, "not found") {
+		t.Errorf("%+v", j)
+	}
+}
+
+// TestManySubmitters has eight clients queue jobs at once, some twice.
+func TestManySubmitters(t *testing.T) {
+	n := cluster(t, 1, quick)[0]
+	const clients, each = 8, 12
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	ids := map[int64]string{}
+	for c := range clients {
+		wg.Go(func() {
+			for i := range each {
+				key := fmt.Sprintf("%d-%d", c, i)
+				var first int64
+				for range 2 {
+					j, err := n.api.Submit(ctx(t), agentapi.JobSpec{Key: key, Epoch: 1, Run: "echo " + key + " >> ~/ran"})
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if first != 0 && j.ID != first {
+						t.Errorf("key %s gave jobs %d and %d", key, first, j.ID)
+					}
+					first = j.ID
+				}
+				mu.Lock()
+				ids[first] = key
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	n.eventually("all have ended", func() bool { return n.info().ActiveJobs == 0 })
+	jobs, err := n.api.Jobs(ctx(t))
+	if err != nil || len(jobs) != clients*each || len(ids) != clients*each {
+		t.Fatalf("%d jobs, %d ids, %v", len(jobs), len(ids), err)
+	}
+	for i, j := range jobs {
+		if j.ID != int64(i+1) || j.Status != api.JobSucceeded || j.Key != ids[j.ID] {
+			t.Errorf("job %+v", j)
+		}
+	}
+	if got := strings.Count(n.file("ran"), "\n"); got != clients*each {
+		t.Errorf("%d ran", got)
 	}
 }

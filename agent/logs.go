@@ -50,6 +50,7 @@ func (a *Agent) viewLog(id int64) (v logView, known bool) {
 		}
 		for _, ph := range []string{phaseSetup, phaseRun} {
 			v.pids[ph] = a.pid(&rec, ph)
+			p.phase(ph).PID = v.pids[ph]
 		}
 	}
 	return v, known

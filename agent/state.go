@@ -268,6 +268,7 @@ func (a *Agent) commit(b *durable.Batch) {
 		a.behind = true
 		a.log.Error("the state could not be written; trying again", "error", err)
 		a.diskTrouble = err.Error()
+		a.addEvent(nil, agentapi.Event{Type: agentapi.EventNode, Message: "the agent's state cannot be written: " + a.diskTrouble})
 		go a.catchUp()
 	}
 }

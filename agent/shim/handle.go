@@ -263,7 +263,7 @@ func (h Handle) Cleanup() {
 }
 
 // writeRecord puts a record into the room that was kept for it, then gives it its name. Blanks may follow the JSON.
-func (h Handle) writeRecord(room, name string, v any) error {
+func (h Handle) writeRecord(room, name string, v any, flush bool) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return err
@@ -276,13 +276,15 @@ func (h Handle) writeRecord(room, name string, v any) error {
 	if _, err := f.WriteAt(append(b, '\n'), 0); err != nil {
 		return err
 	}
-	f.Sync()
+	if flush {
+		f.Sync()
+	}
 	return os.Rename(h.file(room), h.file(name))
 }
 
 // writeExit records the end for good.
 func (h Handle) writeExit(e Exit) error {
-	err := h.writeRecord(".exit.tmp", ".exit.json", e)
+	err := h.writeRecord(".exit.tmp", ".exit.json", e, true)
 	durable.SyncDir(h.Dir)
 	return err
 }

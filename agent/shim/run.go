@@ -2,9 +2,9 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -23,7 +23,8 @@ func CgroupName(marker, name string) string { return "job-" + marker + "-" + nam
 
 // Run is the shim's whole life. It returns the exit code of the shim, which says nothing of the script's.
 func Run(specFile string) int {
-	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGPIPE, syscall.SIGQUIT)
+	// Taken, not ignored: what is ignored stays so in the script.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGINT, syscall.SIGPIPE, syscall.SIGQUIT)
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM)
 	h := Handle{Dir: filepath.Dir(specFile), Name: strings.TrimSuffix(filepath.Base(specFile), ".spec.json")}
@@ -43,7 +44,7 @@ func Run(specFile string) int {
 	proctree.SetSubreaper()
 	// The process ids come before the mark: whoever finds the mark finds them too.
 	pids := Pids{Shim: proctree.Self()}
-	if err := h.writeRecord(".pid0.tmp", ".pid.json", pids); err != nil {
+	if err := h.writeRecord(".pid0.tmp", ".pid.json", pids, false); err != nil {
 		fmt.Fprintln(os.Stderr, "sky-agent job-shim:", err)
 		return 2
 	}
@@ -85,7 +86,7 @@ func (r *runner) run() {
 	}
 	r.pids.Child, _ = proctree.Find(pid)
 	r.pids.Child.PID = pid
-	r.h.writeRecord(".pid1.tmp", ".pid.json", r.pids)
+	r.h.writeRecord(".pid1.tmp", ".pid.json", r.pids, false)
 	r.await(pid)
 }
 
@@ -125,30 +126,23 @@ func (r *runner) exec(log *os.File) (int, error) {
 	return pid, nil
 }
 
+// shellPath finds bash, else sh, on the script's PATH and in the usual folders.
 func shellPath(env []string) (string, error) {
-	var first error
-	for _, name := range []string{"bash", "sh"} {
-		for i := len(env) - 1; i >= 0; i-- {
-			if dirs, ok := strings.CutPrefix(env[i], "PATH="); ok {
-				for _, d := range filepath.SplitList(dirs) {
-					p := filepath.Join(d, name)
-					if fi, err := os.Stat(p); filepath.IsAbs(p) && err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0 {
-						return p, nil
-					}
-				}
-				break
-			}
-		}
-		p, err := exec.LookPath(name)
-		if err == nil {
-			return filepath.Abs(p)
-		}
-		first = err
-		if fi, err := os.Stat("/bin/" + name); err == nil && fi.Mode()&0o111 != 0 {
-			return "/bin/" + name, nil
+	dirs := []string{"/bin", "/usr/bin"}
+	for _, kv := range env {
+		if path, ok := strings.CutPrefix(kv, "PATH="); ok {
+			dirs = append(filepath.SplitList(path), dirs...)
 		}
 	}
-	return "", fmt.Errorf("the node has neither bash nor sh: %w", first)
+	for _, name := range []string{"bash", "sh"} {
+		for _, d := range dirs {
+			p := filepath.Join(d, name)
+			if fi, err := os.Stat(p); filepath.IsAbs(p) && err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0 {
+				return p, nil
+			}
+		}
+	}
+	return "", errors.New("the node has neither bash nor sh")
 }
 
 // fail records an execution that never came to run, and says why in its log.

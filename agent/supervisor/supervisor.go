@@ -95,7 +95,7 @@ func Run(o Options) int {
 func run(o Options) error {
 	term := make(chan os.Signal, 2)
 	signal.Notify(term, syscall.SIGTERM, syscall.SIGINT)
-	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGPIPE) // not ignored, lest jobs inherit that
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return err
 	}
