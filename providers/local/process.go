@@ -139,9 +139,9 @@ func (p *Provider) end(ctx context.Context, r *record, grace time.Duration) erro
 		for _, dir := range cgroupsBelow(r.Cgroup) {
 			add(proctree.InCgroup(dir)...)
 		}
-		add(proctree.WithEnv("SKYLOOM_NODE=" + r.mark())...)
 		return out
 	}
+	marked := func() []proctree.Proc { return proctree.WithEnv("SKYLOOM_NODE=" + r.mark()) }
 	if grace > 0 && root != nil {
 		root.Signal(syscall.SIGTERM)
 		for deadline := time.Now().Add(grace); root.Alive() && time.Now().Before(deadline); {
@@ -149,9 +149,13 @@ func (p *Provider) end(ctx context.Context, r *record, grace time.Duration) erro
 		}
 	}
 	proctree.KillCgroup(r.Cgroup)
-	if err := proctree.End(ctx, find, 0); err != nil {
+	err := proctree.End(ctx, find, 0)
+	if err == nil {
+		err = proctree.End(ctx, marked, 0) // what escaped all of these; it costs a look at every process
+	}
+	if err != nil {
 		var left []string
-		for _, q := range find() {
+		for _, q := range proctree.Union(find, marked)() {
 			left = append(left, fmt.Sprint(q.PID))
 		}
 		return providers.Errorf(providers.Internal, providers.ScopeCloud, "local: processes %s of node %s do not end", strings.Join(left, ", "), r.ID)
