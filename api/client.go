@@ -411,10 +411,14 @@ func decodeBody(resp *http.Response, out any) error {
 		_, err := io.Copy(io.Discard, io.LimitReader(resp.Body, maxJSON))
 		return err
 	}
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxJSON+1))
-	if err != nil {
+	var buf bytes.Buffer
+	if n := resp.ContentLength; n > 0 && n <= 16<<20 {
+		buf.Grow(int(n) + bytes.MinRead)
+	}
+	if _, err := buf.ReadFrom(io.LimitReader(resp.Body, maxJSON+1)); err != nil {
 		return err // cut in the middle: worth another try
 	}
+	b := buf.Bytes()
 	if len(b) > maxJSON {
 		return &finalError{fmt.Errorf("the server's answer is larger than %d MB", maxJSON>>20)}
 	}

@@ -29,7 +29,13 @@ func New(header ...string) *Table { return &Table{header: header} }
 func (t *Table) Row(cells ...any) {
 	row := make([]string, len(cells))
 	for i, c := range cells {
-		s := strings.NewReplacer("\n", " ", "\r", " ", "\t", " ").Replace(fmt.Sprint(c))
+		s, ok := c.(string)
+		if !ok {
+			s = fmt.Sprint(c)
+		}
+		if strings.ContainsAny(s, "\n\r\t") {
+			s = strings.NewReplacer("\n", " ", "\r", " ", "\t", " ").Replace(s)
+		}
 		if s == "" {
 			s = "-"
 		}

@@ -3,8 +3,12 @@ package main
 
 import (
 	"os"
+	"runtime/debug"
 
 	"github.com/skyloom/skyloom/cli"
 )
 
-func main() { os.Exit(cli.Main(os.Args[1:])) }
+func main() {
+	debug.SetGCPercent(400) // it lives for milliseconds: collecting costs more than it gives
+	os.Exit(cli.Main(os.Args[1:]))
+}
