@@ -49,7 +49,7 @@ type running struct {
 
 func newEntity(ctx workflow.Context, st cluster.State) *entity {
 	root, _ := workflow.NewDisconnectedContext(ctx)
-	e := &entity{machine: machine{st: &st, outer: ctx, root: root, prefix: workflow.GetInfo(ctx).FirstRunID, shared: &shared{sideKeys: map[string]bool{}}}, desk: &desk{}}
+	e := &entity{machine: machine{st: &st, outer: ctx, root: root, prefix: workflow.GetInfo(ctx).FirstRunID, shared: &shared{under: map[string]bool{}}}, desk: &desk{}}
 	e.queue, st.Queue = st.Queue, nil
 	e.done = workflow.NewBufferedChannel(root, 16)
 	e.machine.halted = func() bool { return e.cur != nil && e.cur.cancelled }
@@ -60,13 +60,6 @@ func newEntity(ctx workflow.Context, st cluster.State) *entity {
 }
 
 // in is the entity as seen from the coroutine that ctx belongs to.
-func (e *entity) in(ctx workflow.Context) *entity {
-	v := *e
-	v.root, _ = workflow.NewDisconnectedContext(ctx)
-	return &v
-}
-
-// in is the entity as seen by the coroutine of ctx, which no cancel ends.
 func (e *entity) in(ctx workflow.Context) *entity {
 	v := *e
 	v.root, _ = workflow.NewDisconnectedContext(ctx)
@@ -216,7 +209,7 @@ func (e *entity) knows(key string) bool {
 			return true
 		}
 	}
-	return e.flags.under[key]
+	return e.under[key]
 }
 
 // cancelOthers ends the cluster's other requests: a stop or down stands above them.
@@ -301,7 +294,7 @@ func (e *entity) observe(o activities.Observed) {
 	}
 	switch o.Kind {
 	case activities.ObservedReady:
-		e.flags.ready = true
+		e.ready = true
 	case activities.ObservedNodes:
 		if e.cur != nil {
 			e.lookAgain = true
@@ -365,8 +358,8 @@ func (e *entity) beside(name string, f func(e *entity, ctx workflow.Context)) {
 
 // carryOut does one operation and replies, unless it is a launch that goes on waiting.
 func (e *entity) carryOut(ctx workflow.Context, op cluster.Op) {
-	e.sideKeys[op.Key] = true
-	defer delete(e.sideKeys, op.Key)
+	e.under[op.Key] = true
+	defer delete(e.under, op.Key)
 	var res any
 	var fail *api.Error
 	var b store.Batch

@@ -31,11 +31,6 @@ type machine struct {
 
 // shared is what the views of a machine in different coroutines have in common.
 type shared struct {
-	flags *flags
-}
-
-// flags are shared by the coroutines of a workflow.
-type flags struct {
 	// ready is set by the watcher's word that every node answers.
 	ready bool
 	// under holds the keys of the operations under way.
@@ -133,7 +128,7 @@ func (m *machine) bringUp(ctx workflow.Context, op cluster.Op, in activities.Pla
 		m.adopt(*plan.Choice, plan.Have, plan.Task.NumNodes)
 		m.st.Row.Status, m.st.Row.InitKind, m.st.Row.Step, m.st.Row.NextRetry = api.ClusterInit, "launching", "provision", nil
 		m.st.Epoch++
-		m.flags.ready = false
+		m.ready = false
 		ev := m.event(op, api.EventStep, "provision", "launching on %s: %s", plan.Choice.Infra(), m.st.Row.ResourcesFull)
 		ev.Attempt = m.st.Row.Attempt
 		out := m.provision(op, ev, plan.Task, false)
@@ -230,7 +225,7 @@ func (m *machine) awaitReady(ctx workflow.Context, op cluster.Op, t activities.T
 	m.st.Row.Step = "wait for nodes"
 	m.record("wait for the nodes", store.Batch{Clusters: []api.Cluster{m.row()}, Watches: []store.Watch{m.watch(true)},
 		Events: []store.Event{m.event(op, api.EventStep, "provision", "%d node(s) accepted; waiting until they run", len(out.Nodes))}})
-	ok, err := workflow.AwaitWithTimeout(ctx, provisionPatience, func() bool { return m.flags.ready || m.halted() })
+	ok, err := workflow.AwaitWithTimeout(ctx, provisionPatience, func() bool { return m.ready || m.halted() })
 	if m.halted() || (err != nil && m.halted()) {
 		return out
 	}

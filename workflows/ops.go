@@ -42,7 +42,7 @@ func (e *entity) restart(ctx workflow.Context, op cluster.Op, t activities.TaskS
 	r.Step, r.Attempt, r.LastError = "start", 1, ""
 	e.st.Epoch++
 	e.st.Gen++
-	e.flags.ready = false
+	e.ready = false
 	out := e.provision(op, e.event(op, api.EventStep, "start", "starting %d node(s)", e.st.NumNodes), t, true)
 	if out.Failure == nil && !out.Ready {
 		out = e.awaitReady(ctx, op, t, out)
