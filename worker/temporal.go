@@ -8,6 +8,7 @@ import (
 
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/temporal"
 	sdkworker "go.temporal.io/sdk/worker"
@@ -22,7 +23,12 @@ func Register(w sdkworker.Registry, acts *activities.Activities) {
 	for name, f := range Workflows() {
 		w.RegisterWorkflowWithOptions(f, workflow.RegisterOptions{Name: name})
 	}
-	w.RegisterActivity(acts)
+	registerActivities(w, acts)
+}
+
+func registerActivities(w sdkworker.Registry, acts *activities.Activities) {
+	// A few methods are for the API, not for workflows: those that can't be activities are passed over.
+	w.RegisterActivityWithOptions(acts, activity.RegisterOptions{SkipInvalidStructFunctions: true})
 }
 
 // Workflows are all workflows by the name under which other workflows start them.
@@ -40,7 +46,11 @@ func startWorkers(c client.Client, acts *activities.Activities) ([]sdkworker.Wor
 	queue := func(name string, o sdkworker.Options) sdkworker.Worker {
 		o.WorkerStopTimeout = 3 * time.Second
 		w := sdkworker.New(c, name, o)
-		Register(w, acts)
+		if o.DisableWorkflowWorker {
+			registerActivities(w, acts)
+		} else {
+			Register(w, acts)
+		}
 		return w
 	}
 	ws := []sdkworker.Worker{
