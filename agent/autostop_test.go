@@ -41,6 +41,7 @@ func (n *testNode) autostop(a agentapi.Autostop) {
 }
 
 func TestAutostopAnswered(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, 1, quick, grace(time.Hour))[0]
 	n.autostop(agentapi.Autostop{Generation: 3, IdleSeconds: 0.3, Down: true})
 	if got, err := n.api.SetAutostop(ctx(t), agentapi.Autostop{Generation: 2, IdleMinutes: -1}); err != nil || got.Generation != 3 {
@@ -86,6 +87,7 @@ func TestAutostopAnswered(t *testing.T) {
 }
 
 func TestAutostopAlone(t *testing.T) {
+	t.Parallel()
 	nodes := cluster(t, 2, quick, grace(200*time.Millisecond))
 	head, worker := nodes[0], nodes[1]
 	head.autostop(agentapi.Autostop{Generation: 1, IdleSeconds: 0.5, WaitFor: "none", Hooks: []agentapi.Hook{

@@ -105,6 +105,7 @@ func (n *testNode) run2(script string) {
 }
 
 func TestSilentWorker(t *testing.T) {
+	t.Parallel()
 	nodes := cluster(t, 2, quick)
 	head, worker := nodes[0], nodes[1]
 	j := head.submit(agentapi.JobSpec{NumNodes: 2, Run: "touch ~/up; while [ ! -e ~/go ]; do sleep 0.02; done"})
@@ -235,6 +236,7 @@ func TestRestartTakesJobsUp(t *testing.T) {
 
 // TestFailpoints lets the agent die at each point of a job's life: the job runs once and ends as it would have.
 func TestFailpoints(t *testing.T) {
+	t.Parallel()
 	for _, point := range []string{"submit-before-journal", "submit-after-journal", "placed", "before-prepare", "after-stage", "before-start",
 		"after-start", "before-exit-record-read", "after-exit-record-read", "before-finish", "after-finish"} {
 		t.Run(point, func(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -218,13 +219,12 @@ func cluster(t *testing.T, n int, opts ...nodeOption) []*testNode {
 	return nodes
 }
 
-var keys int
+var keys atomic.Int64
 
 func (n *testNode) submit(s agentapi.JobSpec) api.Job {
 	n.t.Helper()
 	if s.Key == "" {
-		keys++
-		s.Key = fmt.Sprintf("key-%d", keys)
+		s.Key = fmt.Sprintf("key-%d", keys.Add(1))
 	}
 	if s.Epoch == 0 {
 		s.Epoch = 1

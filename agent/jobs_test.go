@@ -171,6 +171,7 @@ func TestQueueIsStrict(t *testing.T) {
 }
 
 func TestCancel(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, 1)[0]
 	// A tree that ignores TERM, leaves its session, forks twice, and in part drops its environment.
 	j := n.run(`trap "" TERM

@@ -15,6 +15,7 @@ import (
 func sum(b []byte) string { s := sha256.Sum256(b); return hex.EncodeToString(s[:]) }
 
 func TestUpgrade(t *testing.T) {
+	t.Parallel()
 	n := cluster(t, 1, quick)[0]
 	old, err := os.ReadFile(binary)
 	if err != nil {

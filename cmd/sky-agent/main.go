@@ -89,7 +89,7 @@ func node(verb, file string) int {
 	debug.SetMemoryLimit(64 << 20)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGPIPE) // not ignored, lest jobs inherit that
 	a, err := agent.Open(cfg, log)
 	if err != nil {
 		log.Error("the agent cannot start", "error", err)
