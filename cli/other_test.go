@@ -367,6 +367,9 @@ func TestTerminal(t *testing.T) {
 			t.Errorf("%q lacks %q", r.err, want)
 		}
 	}
+	if strings.Contains(r.err, "✓\x1b[0m Request") {
+		t.Errorf("the placeholder is left standing: %q", r.err)
+	}
 	if r.out != "\x1b[36m(sky-cmd, pid=42)\x1b[0m hello\n" {
 		t.Errorf("%q", r.out)
 	}

@@ -82,6 +82,9 @@ func Wait(ctx context.Context, s *session.Session, c *api.Client, ref *api.Ref, 
 		return nil, err
 	}
 	if p.live != nil {
+		if !p.began {
+			p.live.Drop()
+		}
 		if r.Status == api.RequestSucceeded {
 			p.live.Done("")
 		} else {
@@ -128,13 +131,19 @@ type progress struct {
 		Update(string, bool)
 		Done(string)
 		Fail()
+		Drop()
 		Close()
 	}
+	began bool // something better than the request's name is shown
 }
 
 func (p *progress) event(e api.Event) error {
 	if p.live == nil {
 		return nil
+	}
+	if !p.began {
+		p.began = true
+		p.live.Drop()
 	}
 	msg := strings.TrimRight(e.Message, "\n")
 	switch e.Kind {

@@ -344,6 +344,8 @@ func (s *Session) CommandLine() string {
 		case strings.HasPrefix(a, "--secret="), strings.HasPrefix(a, "--token="), strings.HasPrefix(a, "--service-account-token="):
 			flag, v, _ := strings.Cut(a, "=")
 			a = flag + "=" + redact(v)
+		case strings.HasPrefix(a, "sky_"): // the value of -t
+			a = redact(a)
 		}
 		out = append(out, Quote(a))
 	}
