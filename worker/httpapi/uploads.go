@@ -99,7 +99,7 @@ func uploadError(err error, what string) error {
 	case errors.As(err, &big):
 		return tooLarge(big.Limit)
 	case errors.Is(err, filesync.ErrInvalid):
-		return failure(api.ErrInvalid, "It was damaged on its way, or made by another program; send it again.", "%s is not valid: %v", what, err)
+		return failure(api.ErrInvalid, "If sending it again does not help, client and server may not fit together: compare sky api info.", "%s was refused: %v", what, err)
 	case isBodyError(err):
 		return bodyProblem(err)
 	}
