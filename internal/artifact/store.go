@@ -1,0 +1,438 @@
+package artifact
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/skyloom/skyloom/internal/filesync"
+)
+
+// ErrFull is in the chain of errors about a full disk; so is syscall.ENOSPC or its like.
+var ErrFull = errors.New("the disk is full")
+
+// Options configure a Store.
+type Options struct {
+	Logger *slog.Logger // default: silence
+}
+
+// Store is a folder of blobs and manifests. It is safe for concurrent use.
+type Store struct {
+	dir string
+	log *slog.Logger
+
+	// mu guards pending and asked.
+	mu      sync.Mutex
+	pending map[string]struct{} // hashes of blobs that are whole but not durable
+	asked   map[string]struct{} // while a collection runs: blobs that someone was told are here
+
+	commitMu sync.Mutex // one commit at a time
+	gcMu     sync.Mutex // one collection at a time
+	bufs     sync.Pool
+}
+
+const (
+	blobDir     = "blobs"
+	manifestDir = "manifests"
+	pendingDir  = "pending"
+	tmpPrefix   = "tmp-"
+)
+
+// Open opens the store in dir, making it (0700) if there is none. Blobs that were whole when the process died are kept.
+func Open(dir string, o Options) (*Store, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{dir: dir, log: o.Logger, pending: map[string]struct{}{}}
+	s.bufs.New = func() any { b := make([]byte, 128<<10); return &b }
+	for _, d := range []string{blobDir, manifestDir, pendingDir} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
+			return nil, fmt.Errorf("cannot make the folder for files: %w", s.full(err))
+		}
+	}
+	return s, s.adopt()
+}
+
+// adopt checks what a process that died left in pending. A crash of the machine may have cut those files short.
+func (s *Store) adopt() error {
+	dir := filepath.Join(s.dir, pendingDir)
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	bad := 0
+	for _, d := range list {
+		p := filepath.Join(dir, d.Name())
+		if filesync.IsHash(d.Name()) && hashOf(p) == d.Name() {
+			s.pending[d.Name()] = struct{}{}
+			continue
+		}
+		if err := os.Remove(p); err != nil {
+			return err
+		}
+		bad++
+	}
+	if bad > 0 {
+		s.log.Info("removed unfinished uploads", "files", bad)
+	}
+	return nil
+}
+
+func hashOf(path string) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return ""
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+func (s *Store) blobPath(hash string) string { return filepath.Join(s.dir, blobDir, hash[:2], hash) }
+
+func (s *Store) pendingPath(hash string) string { return filepath.Join(s.dir, pendingDir, hash) }
+
+func (s *Store) manifestPath(id string) string {
+	return filepath.Join(s.dir, manifestDir, id[:2], id)
+}
+
+// full gives errors of a full disk their kind and a message that helps.
+func (s *Store) full(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("%w: cannot keep files in %s; free some space and try again, what arrived so far is kept: %w", ErrFull, s.dir, err)
+	}
+	return err
+}
+
+// Has returns the hashes that the store lacks, in the order given, each once.
+func (s *Store) Has(ctx context.Context, hashes []string) (missing []string, err error) {
+	seen := make(map[string]struct{}, len(hashes))
+	for i, h := range hashes {
+		if i%1024 == 0 {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+		}
+		if !filesync.IsHash(h) {
+			return nil, fmt.Errorf("%w: %.80q is not a blob's hash", filesync.ErrInvalid, h)
+		}
+		if _, twice := seen[h]; twice {
+			continue
+		}
+		seen[h] = struct{}{}
+		if !s.has(h) {
+			missing = append(missing, h)
+		}
+	}
+	return missing, nil
+}
+
+func (s *Store) has(hash string) bool {
+	s.mu.Lock()
+	_, pending := s.pending[hash]
+	if s.asked != nil {
+		s.asked[hash] = struct{}{} // before the look, so that a collection can't remove it after
+	}
+	s.mu.Unlock()
+	if pending {
+		return true
+	}
+	_, err := os.Lstat(s.blobPath(hash))
+	return err == nil
+}
+
+// Missing returns the blobs of a manifest that the store lacks.
+func (s *Store) Missing(ctx context.Context, m *filesync.Manifest) ([]string, error) {
+	return s.Has(ctx, m.Hashes())
+}
+
+// Put keeps a blob, reading r to its end, and returns its size. Bytes that don't match the hash are an ErrInvalid and
+// leave nothing. The blob is durable after the next Commit.
+func (s *Store) Put(hash string, r io.Reader) (size int64, err error) {
+	if !filesync.IsHash(hash) {
+		return 0, fmt.Errorf("%w: %.80q is not a blob's hash", filesync.ErrInvalid, hash)
+	}
+	return s.put(hash, r, true)
+}
+
+// put writes a blob; verified readers check themselves.
+func (s *Store) put(hash string, r io.Reader, check bool) (size int64, err error) {
+	buf := s.bufs.Get().(*[]byte)
+	defer s.bufs.Put(buf)
+	if s.has(hash) {
+		// Read on, so that whoever sends is not cut off, and learns of wrong bytes.
+		return s.copyChecked(io.Discard, r, hash, *buf, check)
+	}
+	f, err := os.CreateTemp(filepath.Join(s.dir, pendingDir), tmpPrefix) // 0600
+	if err != nil {
+		return 0, s.full(err)
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name())
+			err = s.full(err)
+		}
+	}()
+	size, err = s.copyChecked(f, r, hash, *buf, check)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), s.pendingPath(hash))
+	}
+	if err == nil {
+		s.mu.Lock()
+		s.pending[hash] = struct{}{}
+		s.mu.Unlock()
+	}
+	return size, err
+}
+
+func (s *Store) copyChecked(w io.Writer, r io.Reader, hash string, buf []byte, check bool) (int64, error) {
+	h := sha256.New()
+	var n int64
+	for {
+		k, err := r.Read(buf)
+		if k > 0 {
+			n += int64(k)
+			if check {
+				h.Write(buf[:k])
+			}
+			if _, werr := w.Write(buf[:k]); werr != nil {
+				return n, werr
+			}
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+	if check && hex.EncodeToString(h.Sum(nil)) != hash {
+		return n, fmt.Errorf("%w: the bytes sent are not those of blob %s", filesync.ErrInvalid, hash[:12])
+	}
+	return n, nil
+}
+
+// PutPack keeps the blobs of a stream. Those that arrived before a failure are kept. They are durable after the next
+// Commit.
+func (s *Store) PutPack(ctx context.Context, r io.Reader, l filesync.PackLimits) (filesync.PackStats, error) {
+	return filesync.ReadPack(ctx, r, l, func(hash string, _ int64, r io.Reader) error {
+		_, err := s.put(hash, r, false) // ReadPack checks
+		return err
+	})
+}
+
+// Open reads a blob: Store is a filesync.BlobSource. The error for one it lacks is fs.ErrNotExist.
+func (s *Store) Open(hash string) (io.ReadCloser, int64, error) {
+	if !filesync.IsHash(hash) {
+		return nil, 0, fmt.Errorf("%w: %.80q is not a blob's hash", filesync.ErrInvalid, hash)
+	}
+	// Pending last and durable again: a Commit may move it between two looks.
+	var err error
+	for _, p := range []string{s.blobPath(hash), s.pendingPath(hash), s.blobPath(hash)} {
+		var f *os.File
+		if f, err = os.Open(p); err != nil {
+			continue
+		}
+		fi, err := f.Stat()
+		if err != nil {
+			_ = f.Close()
+			return nil, 0, err
+		}
+		return f, fi.Size(), nil
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("blob %s: %w", hash[:12], fs.ErrNotExist)
+	}
+	return nil, 0, err
+}
+
+// Commit makes everything durable that was put before. After an error nothing is lost and it may be called again.
+func (s *Store) Commit() error {
+	s.commitMu.Lock()
+	defer s.commitMu.Unlock()
+	s.mu.Lock()
+	hashes := make([]string, 0, len(s.pending))
+	for h := range s.pending {
+		hashes = append(hashes, h)
+	}
+	s.mu.Unlock()
+	if len(hashes) == 0 {
+		return nil
+	}
+	files := make([]string, len(hashes))
+	for i, h := range hashes {
+		files[i] = s.pendingPath(h)
+	}
+	if err := s.flush(files); err != nil {
+		return s.full(err)
+	}
+	dirs := map[string]struct{}{}
+	for _, h := range hashes {
+		dir := filepath.Join(s.dir, blobDir, h[:2])
+		if _, ok := dirs[dir]; !ok {
+			dirs[dir] = struct{}{}
+			if err := os.MkdirAll(dir, 0o700); err != nil {
+				return s.full(err)
+			}
+		}
+		if err := os.Rename(s.pendingPath(h), s.blobPath(h)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return s.full(err) // absent: Remove took it
+		}
+	}
+	// The names count too.
+	list := []string{filepath.Join(s.dir, blobDir)}
+	for d := range dirs {
+		list = append(list, d)
+	}
+	if err := s.flush(list); err != nil {
+		return s.full(err)
+	}
+	s.mu.Lock()
+	for _, h := range hashes {
+		delete(s.pending, h)
+	}
+	s.mu.Unlock()
+	return nil
+}
+
+// few is up to how many files are forced to disk one by one: flushing the whole filesystem also waits for what others
+// have written.
+const few = 16
+
+func (s *Store) flush(paths []string) error {
+	if len(paths) <= few {
+		return flushEach(paths)
+	}
+	return flushAll(s.dir, paths)
+}
+
+func flushEach(paths []string) error {
+	for _, p := range paths {
+		f, err := os.Open(p)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		err = f.Sync()
+		if cerr := f.Close(); err == nil {
+			err = cerr
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// PutManifest keeps a manifest and says which of its blobs are missing. If none are, all of it is durable.
+func (s *Store) PutManifest(ctx context.Context, m *filesync.Manifest) (id string, missing []string, err error) {
+	if err := m.Validate(); err != nil {
+		return "", nil, err
+	}
+	id = m.ID()
+	if missing, err = s.Missing(ctx, m); err != nil {
+		return "", nil, err
+	}
+	path := s.manifestPath(id)
+	if _, err := os.Lstat(path); err == nil {
+		now := time.Now()
+		if err := os.Chtimes(path, now, now); err != nil { // young again for a collection
+			return "", nil, s.full(err)
+		}
+	} else if err := s.writeManifest(m, path); err != nil {
+		return "", nil, s.full(err)
+	}
+	if len(missing) == 0 {
+		err = s.Commit()
+	}
+	return id, missing, err
+}
+
+func (s *Store) writeManifest(m *filesync.Manifest, path string) (err error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Join(s.dir, pendingDir), tmpPrefix)
+	if err != nil {
+		return err
+	}
+	err = m.Encode(f)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+		return err
+	}
+	return flushEach([]string{filepath.Dir(path), filepath.Join(s.dir, manifestDir)})
+}
+
+// Manifest reads a manifest back. The error for one it lacks is fs.ErrNotExist.
+func (s *Store) Manifest(id string) (*filesync.Manifest, error) {
+	if !filesync.IsHash(id) {
+		return nil, fmt.Errorf("%w: %.80q is not a manifest's id", filesync.ErrInvalid, id)
+	}
+	f, err := os.Open(s.manifestPath(id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("manifest %s: %w", id[:12], fs.ErrNotExist)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	m, err := filesync.Decode(f, filesync.Limits{})
+	if err != nil {
+		return nil, fmt.Errorf("manifest %s in %s: %w", id[:12], s.dir, err)
+	}
+	return m, nil
+}
+
+// Remove lets go of blobs; those that are not here are skipped. A manifest that names them is incomplete then.
+func (s *Store) Remove(hashes ...string) error {
+	for _, h := range hashes {
+		if !filesync.IsHash(h) {
+			return fmt.Errorf("%w: %.80q is not a blob's hash", filesync.ErrInvalid, h)
+		}
+		s.mu.Lock()
+		delete(s.pending, h)
+		s.mu.Unlock()
+		for _, p := range []string{s.pendingPath(h), s.blobPath(h)} {
+			if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// isTemp says whether a name is that of an unfinished file.
+func isTemp(name string) bool { return strings.HasPrefix(name, tmpPrefix) }
