@@ -93,12 +93,14 @@ func (e *entity) run() error {
 		e.observe(o)
 	})
 	sel.AddReceive(e.done, func(c workflow.ReceiveChannel, _ bool) { c.Receive(e.root, nil) })
-	killed := false
-	sel.AddReceive(e.outer.Done(), func(workflow.ReceiveChannel, bool) {
-		if !killed {
-			killed = true // somebody cancelled the workflow itself: take the cluster down, in order
-			e.accept(cluster.Op{Key: e.key("cancelled"), Kind: cluster.OpDown, Body: []byte("{}")})
-		}
+	killed := workflow.NewBufferedChannel(e.root, 1)
+	workflow.GoNamed(e.root, "cancelled", func(ctx workflow.Context) {
+		e.outer.Done().Receive(ctx, nil)
+		killed.SendAsync(nil)
+	})
+	sel.AddReceive(killed, func(c workflow.ReceiveChannel, _ bool) {
+		c.Receive(e.root, nil) // somebody cancelled the workflow itself: take the cluster down, in order
+		e.accept(cluster.Op{Key: e.key("cancelled"), Kind: cluster.OpDown, Body: []byte("{}"), Quiet: true})
 	})
 	var alarm workflow.CancelFunc
 	var alarmAt time.Time

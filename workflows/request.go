@@ -126,20 +126,20 @@ func ask(ctx workflow.Context, kind cluster.OpKind, name string, base *api.Base,
 		timer, stop := workflow.WithCancel(root)
 		wait := workflow.NewTimer(timer, redeliver)
 		var outcome *cluster.Outcome
-		sel := workflow.NewSelector(root)
-		sel.AddReceive(replies, func(c workflow.ReceiveChannel, _ bool) {
-			var o cluster.Outcome
-			c.Receive(root, &o)
-			if o.Key == base.RequestID {
-				outcome = &o
-			}
-		})
-		sel.AddFuture(wait, func(workflow.Future) {})
-		if !cancelled {
-			sel.AddReceive(ctx.Done(), func(workflow.ReceiveChannel, bool) { cancelled = true })
-		}
 		asked := false
 		for outcome == nil && !wait.IsReady() {
+			sel := workflow.NewSelector(root)
+			sel.AddReceive(replies, func(c workflow.ReceiveChannel, _ bool) {
+				var o cluster.Outcome
+				c.Receive(root, &o)
+				if o.Key == base.RequestID {
+					outcome = &o
+				}
+			})
+			sel.AddFuture(wait, func(workflow.Future) {})
+			if !cancelled { // a closed channel is ready for ever
+				sel.AddReceive(ctx.Done(), func(workflow.ReceiveChannel, bool) { cancelled = true })
+			}
 			sel.Select(root)
 			if cancelled && !asked {
 				asked = true
