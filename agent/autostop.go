@@ -128,9 +128,7 @@ func (a *Agent) idleLoop() {
 	for {
 		var tick <-chan time.Time
 		if d := a.nextLook(); d > 0 {
-			t := time.NewTimer(d)
-			defer t.Stop()
-			tick = t.C
+			tick = time.After(d)
 		}
 		select {
 		case <-tick:
@@ -311,7 +309,7 @@ func (a *Agent) endNode(reason string, down bool, generation int64) {
 		go func() {
 			for range 3 {
 				ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-				err := p.end(ctx, reason)
+				err := p.end(ctx, peerCall{Reason: reason, Down: down, Generation: generation})
 				cancel()
 				if err == nil {
 					break

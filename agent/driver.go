@@ -170,18 +170,24 @@ func (d *driver) prepare(nodes []int) error {
 	}
 	return d.each(d.ctx, nodes, func(ctx context.Context, n int) error {
 		return d.retry(ctx, n, func(ctx context.Context, nd node) error {
-			req := d.request(n, secrets)
+			req, ok := d.request(n, secrets)
+			if !ok {
+				return errRestarted
+			}
 			_, err := nd.prepare(ctx, req)
 			return err
 		})
 	})
 }
 
-// request makes what a node is asked to prepare.
-func (d *driver) request(n int, secrets map[string]string) partRequest {
+// request makes what a node is asked to prepare; false if the job was ended by decree meanwhile.
+func (d *driver) request(n int, secrets map[string]string) (partRequest, bool) {
 	a, j := d.a, d.j
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if j.spec == nil {
+		return partRequest{}, false
+	}
 	c := a.cluster.Spec
 	r := partRequest{
 		JobID: j.Row.ID, Nonce: j.Nonce, Key: j.Row.Key, Epoch: a.epoch(), Name: j.Row.Name, NodeName: nodeName(n), Rank: -1,
@@ -191,7 +197,7 @@ func (d *driver) request(n int, secrets map[string]string) partRequest {
 		r.Setup, r.SetupEnv = j.spec.Setup, setupEnv(j, j.spec, secrets, c, n)
 	}
 	if !j.Run {
-		return r
+		return r, true
 	}
 	for rank, s := range j.Place.Ranks {
 		if s.Node == n {
@@ -200,7 +206,7 @@ func (d *driver) request(n int, secrets map[string]string) partRequest {
 			r.RunEnv = runEnv(j, j.spec, secrets, c, rank)
 		}
 	}
-	return r
+	return r, true
 }
 
 // phase runs a phase on nodes at once and ends it everywhere when it fails anywhere or the driver is told to leave off.
@@ -425,6 +431,9 @@ func (d *driver) retry(ctx context.Context, n int, f func(context.Context, node)
 // patience says whether an error passes with time, and how a node in that state is spoken of.
 func patience(err error) (wait bool, why string) {
 	var e *agentapi.Error
+	if errors.Is(err, errRestarted) {
+		return false, ""
+	}
 	if !errors.As(err, &e) {
 		return true, "" // the network
 	}

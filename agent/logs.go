@@ -64,17 +64,19 @@ type logStream struct {
 	w     io.Writer
 	flush func()
 	buf   []byte
+	sent  time.Time // of the last frame
 }
 
 // streamLogs writes the framed log of a job's part on this node. Offsets count bytes of the raw file of a phase.
 // A worker that is asked to follow a job it does not know waits: the head may place it here yet.
 func (a *Agent) streamLogs(ctx context.Context, w io.Writer, flush func(), id int64, q agentapi.LogQuery) error {
 	s := &logStream{a: a, id: id, q: q, w: w, flush: flush, buf: make([]byte, logChunk)}
+	head := api.LogFrame{JobID: id, Rank: a.cfg.Rank, Node: nodeName(a.cfg.Rank)}
 	v, known := a.viewLog(id)
 	await := func(met func() bool) bool {
+		flush()
 		for q.Follow && !v.over && !met() {
-			flush()
-			if !a.pause(ctx, v.more, 0) {
+			if !a.pause(ctx, v.more, keepAlive) || (!s.sent.IsZero() && s.idle(head, false) != nil) {
 				return false
 			}
 			v, known = a.viewLog(id)
@@ -84,7 +86,6 @@ func (a *Agent) streamLogs(ctx context.Context, w io.Writer, flush func(), id in
 	if !await(func() bool { return known }) {
 		return nil
 	}
-	head := api.LogFrame{JobID: id, Rank: a.cfg.Rank, Node: nodeName(a.cfg.Rank)}
 	if v.row != nil {
 		head.JobName, head.Nodes = v.row.Name, v.row.NumNodes
 	} else if v.part != nil {
@@ -113,7 +114,10 @@ func (a *Agent) streamLogs(ctx context.Context, w io.Writer, flush func(), id in
 			return err
 		}
 		flush()
-		if !a.pause(ctx, v.more, 0) {
+		if err := s.idle(head, false); err != nil {
+			return err
+		}
+		if !a.pause(ctx, v.more, keepAlive) {
 			return nil
 		}
 	}
@@ -165,14 +169,14 @@ func (s *logStream) phase(ctx context.Context, phase string, off int64) (bool, e
 		if done || !s.q.Follow {
 			return true, nil
 		}
-		if sent {
-			s.flush()
-		}
-		poll := time.Duration(0)
+		poll := keepAlive
 		if ph.Started {
 			poll = logPoll
 		}
-		s.flush()
+		beat := api.LogFrame{Rank: s.rank(v.part, phase), Node: v.part.NodeName, Phase: phase, Offset: off}
+		if err := s.idle(beat, sent); err != nil {
+			return false, err
+		}
 		if !s.a.pause(ctx, v.more, poll) {
 			return false, nil
 		}
@@ -187,6 +191,20 @@ func (s *logStream) rank(p *partRecord, phase string) int {
 	return p.Rank
 }
 
+// idle flushes what was sent, and sends an empty frame after a long silence to show that the stream lives.
+func (s *logStream) idle(beat api.LogFrame, sent bool) error {
+	if !sent && time.Since(s.sent) < keepAlive {
+		return nil
+	}
+	if !sent {
+		if err := s.frame(beat, nil); err != nil {
+			return err
+		}
+	}
+	s.flush()
+	return nil
+}
+
 func has(p *partRecord, phase string) bool {
 	return (phase == phaseSetup && p.HasSetup) || (phase == phaseRun && p.HasRun)
 }
@@ -196,6 +214,7 @@ func (s *logStream) frame(f api.LogFrame, data []byte) error {
 	if err != nil {
 		return err
 	}
+	s.sent = time.Now()
 	if _, err := s.w.Write(append(b, '\n')); err != nil {
 		return err
 	}

@@ -85,6 +85,9 @@ type peerCall struct {
 	Grace   time.Duration `json:"grace,omitempty"`
 	Status  api.JobStatus `json:"status,omitempty"`
 	Reason  string        `json:"reason,omitempty"`
+	// Down and Generation are those of the autostop by which the node is to end.
+	Down       bool  `json:"down,omitempty"`
+	Generation int64 `json:"generation,omitempty"`
 }
 
 type remoteNode struct {
@@ -110,8 +113,8 @@ func (r remoteNode) finish(ctx context.Context, ref partRef, status api.JobStatu
 }
 
 // end asks a peer to end its node.
-func (r remoteNode) end(ctx context.Context, reason string) error {
-	_, err := r.call(ctx, "end", peerTimeout, peerCall{Reason: reason})
+func (r remoteNode) end(ctx context.Context, why peerCall) error {
+	_, err := r.call(ctx, "end", peerTimeout, why)
 	return err
 }
 
@@ -157,7 +160,7 @@ func (a *Agent) servePeer(ctx context.Context, verb string, in peerCall) (partSt
 	case "finish":
 		return partState{}, a.finishPart(in.Ref, in.Status, in.Reason)
 	case "end":
-		go a.endNode(in.Reason, false, 0)
+		go a.endNode(in.Reason, in.Down, in.Generation)
 		return partState{}, nil
 	}
 	return partState{}, notFound("peers cannot ask for %q", verb)

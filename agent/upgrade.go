@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/skyloom/skyloom/agent/durable"
@@ -46,7 +47,14 @@ func (a *Agent) Upgrade(ctx context.Context, want string, body io.Reader) (bool,
 	}
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, tmp.Name(), "version").CombinedOutput()
+	var out []byte
+	for range 20 {
+		out, err = exec.CommandContext(ctx, tmp.Name(), "version").CombinedOutput()
+		if !errors.Is(err, syscall.ETXTBSY) {
+			break
+		}
+		time.Sleep(50 * time.Millisecond) // a shim being started right now still has the file open
+	}
 	if err != nil {
 		return false, invalid("the binary does not run on this node: %v %.200s", err, out)
 	}

@@ -176,7 +176,9 @@ func (c *Client) Events(ctx context.Context, after int64, fn func(Event) error) 
 		return err
 	}
 	defer body.Close()
-	dec := json.NewDecoder(body) // skips the empty lines that show the agent lives
+	live := &liveReader{r: body, silence: time.AfterFunc(eventSilence, func() { body.Close() })}
+	defer live.silence.Stop()
+	dec := json.NewDecoder(live) // skips the empty lines that show the agent lives
 	for {
 		var ev Event
 		if err := dec.Decode(&ev); err != nil {
@@ -195,6 +197,23 @@ func (c *Client) Events(ctx context.Context, after int64, fn func(Event) error) 
 			return err
 		}
 	}
+}
+
+// eventSilence is how long an event stream may be silent: an agent shows every 15 s that it lives.
+const eventSilence = time.Minute
+
+// liveReader puts the end of a stream off with everything that arrives.
+type liveReader struct {
+	r       io.Reader
+	silence *time.Timer
+}
+
+func (l *liveReader) Read(p []byte) (int, error) {
+	n, err := l.r.Read(p)
+	if n > 0 {
+		l.silence.Reset(eventSilence)
+	}
+	return n, err
 }
 
 // Logs reads a job's log on this node as a framed stream; see NewLogReader.

@@ -177,3 +177,32 @@ func TestWriteFile(t *testing.T) {
 		t.Errorf("left: %v", left)
 	}
 }
+
+// FuzzOpen reads files that hold anything: opening never fails on content, and what is appended then is read back.
+func FuzzOpen(f *testing.F) {
+	line, _ := encode([]Record{{"a", json.RawMessage(`"1"`)}})
+	f.Add(line)
+	f.Add(append(line, line[:7]...))
+	f.Add([]byte("00000000 []\n\n\x00\x00"))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		path := filepath.Join(t.TempDir(), "j")
+		os.WriteFile(path, content, 0o600)
+		open := func() (*Journal, map[string]string) {
+			got := map[string]string{}
+			j, _, err := Open(path, func(r Record) error { got[r.Key] = string(r.Value); return nil })
+			if err != nil {
+				t.Fatal(err)
+			}
+			return j, got
+		}
+		j, before := open()
+		add(t, j, "appended", "yes")
+		j.Close()
+		j, after := open()
+		defer j.Close()
+		before["appended"] = `"yes"`
+		if !maps.Equal(before, after) {
+			t.Errorf("%v, then %v", before, after)
+		}
+	})
+}
