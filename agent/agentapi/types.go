@@ -24,8 +24,9 @@ type NodeConfig struct {
 	IP string `json:"ip"`
 	// Resources are what jobs may use on this node.
 	Resources NodeResources `json:"resources"`
-	// CanPowerOff says that ending the machine's processes ends the bill (a real VM would power off).
-	SelfEnd string `json:"self_end,omitempty"` // "exit" (end the node's processes, files kept); "poweroff"
+	// SelfEnd says how the node ends itself when an announced autostop stays unanswered: "exit" ends its processes and
+	// keeps the files, "poweroff" turns the machine off after that. Empty: it cannot, and only says so by an event.
+	SelfEnd string `json:"self_end,omitempty"`
 	// CgroupRoot is a cgroup v2 folder the agent may make children in; empty: none.
 	CgroupRoot string `json:"cgroup_root,omitempty"`
 	// Isolated says that the agent's parent is PID 1 of a PID namespace of the node's own.
