@@ -6,13 +6,14 @@
 //
 // Layout:
 //
-//	blobs/ab/abcd…       durable blobs
+//	segments/            small blobs, many to a file
+//	blobs/ab/abcd…       bigger blobs, durable
 //	manifests/ab/abcd…   durable manifests, in wire form
-//	pending/             blobs that are whole, but not yet forced to disk; tmp-* are being written
+//	pending/             bigger blobs that are whole, but not yet forced to disk; tmp-* are being written
 //
 // Invariants:
 //   - What stands under blobs/ and manifests/ was forced to disk before it got there: after a crash of the machine
-//     nothing there is empty or cut. What is found under pending/ at the start is checked against its name.
+//     nothing there is empty or cut. What is found under pending/, or in a segment that was open, is checked at the start.
 //   - A blob is checked when it is put; nothing half done is ever visible.
 //   - Forcing to disk is done once per Commit, not per blob: a tree of 200,000 files must not cost as many disk flushes.
 //   - A manifest that PutManifest calls complete stays so until the caller lets go of it.

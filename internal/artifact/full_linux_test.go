@@ -22,6 +22,7 @@ func TestFullDiskForReal(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(dir, 0) })
 	s := open(t, filepath.Join(dir, "s"))
+	t.Cleanup(func() { _ = s.Close() })
 	small := put(t, s, "small")
 	big := strings.Repeat("x", 1<<20)
 	if _, err := s.Put(sum(big), strings.NewReader(big)); !errors.Is(err, ErrFull) || !errors.Is(err, syscall.ENOSPC) {

@@ -24,7 +24,7 @@ func (s *Store) GC(ctx context.Context, keep func(manifestID string) bool, older
 	s.gcMu.Lock()
 	defer s.gcMu.Unlock()
 	s.mu.Lock()
-	s.asked = map[string]struct{}{}
+	s.asked = map[key]struct{}{}
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
@@ -33,7 +33,7 @@ func (s *Store) GC(ctx context.Context, keep func(manifestID string) bool, older
 	}()
 	cutoff := time.Now().Add(-olderThan)
 
-	marked := map[string]struct{}{}
+	marked := map[key]struct{}{}
 	err = s.each(ctx, manifestDir, func(id, path string, fi os.FileInfo) error {
 		if fi.ModTime().Before(cutoff) && !keep(id) {
 			if err := os.Remove(path); err != nil {
@@ -47,7 +47,8 @@ func (s *Store) GC(ctx context.Context, keep func(manifestID string) bool, older
 			return fmt.Errorf("cannot collect old files: %w", err)
 		}
 		for _, h := range m.Hashes() {
-			marked[h] = struct{}{}
+			k, _ := keyOf(h)
+			marked[k] = struct{}{}
 		}
 		return nil
 	})
@@ -55,14 +56,14 @@ func (s *Store) GC(ctx context.Context, keep func(manifestID string) bool, older
 		return st, err
 	}
 	err = s.each(ctx, blobDir, func(hash, path string, fi os.FileInfo) error {
-		_, use := marked[hash]
-		if use || !fi.ModTime().Before(cutoff) {
+		k, _ := keyOf(hash)
+		if _, use := marked[k]; use || !fi.ModTime().Before(cutoff) {
 			st.Kept++
 			return nil
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if _, ok := s.asked[hash]; ok {
+		if _, ok := s.asked[k]; ok {
 			st.Kept++
 			return nil
 		}
@@ -75,6 +76,18 @@ func (s *Store) GC(ctx context.Context, keep func(manifestID string) bool, older
 	})
 	if err != nil {
 		return st, err
+	}
+	err = s.small.collect(cutoff, func(k key) bool {
+		if _, use := marked[k]; use {
+			return true
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		_, asked := s.asked[k]
+		return asked
+	}, &st)
+	if err != nil {
+		return st, s.full(err)
 	}
 	return st, s.clearTemps(cutoff)
 }

@@ -1,6 +1,7 @@
 package artifact
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -35,8 +36,9 @@ type Store struct {
 	// mu guards pending and asked.
 	mu      sync.Mutex
 	pending map[string]struct{} // hashes of blobs that are whole but not durable
-	asked   map[string]struct{} // while a collection runs: blobs that someone was told are here
+	asked   map[key]struct{}    // while a collection runs: blobs that someone was told are here
 
+	small    *segments
 	commitMu sync.Mutex // one commit at a time
 	gcMu     sync.Mutex // one collection at a time
 	bufs     sync.Pool
@@ -59,13 +61,26 @@ func Open(dir string, o Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{dir: dir, log: o.Logger, pending: map[string]struct{}{}}
-	s.bufs.New = func() any { b := make([]byte, 128<<10); return &b }
+	s.bufs.New = func() any { b := make([]byte, smallBlob+1); return &b }
 	for _, d := range []string{blobDir, manifestDir, pendingDir} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
 			return nil, fmt.Errorf("cannot make the folder for files: %w", s.full(err))
 		}
 	}
-	return s, s.adopt()
+	if s.small, err = openSegments(filepath.Join(dir, segmentDir)); err != nil {
+		return nil, fmt.Errorf("cannot open the folder for files: %w", s.full(err))
+	}
+	if err := s.adopt(); err != nil {
+		s.small.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// Close lets go of the folder. What was not committed is checked, and kept, when it is opened again.
+func (s *Store) Close() error {
+	s.small.close()
+	return nil
 }
 
 // adopt checks what a process that died left in pending. A crash of the machine may have cut those files short.
@@ -149,10 +164,11 @@ func (s *Store) has(hash string) bool {
 	s.mu.Lock()
 	_, pending := s.pending[hash]
 	if s.asked != nil {
-		s.asked[hash] = struct{}{} // before the look, so that a collection can't remove it after
+		k, _ := keyOf(hash)
+		s.asked[k] = struct{}{} // before the look, so that a collection can't remove it after
 	}
 	s.mu.Unlock()
-	if pending {
+	if pending || s.small.has(hash) {
 		return true
 	}
 	_, err := os.Lstat(s.blobPath(hash))
@@ -175,12 +191,44 @@ func (s *Store) Put(hash string, r io.Reader) (size int64, err error) {
 
 // put writes a blob; verified readers check themselves.
 func (s *Store) put(hash string, r io.Reader, check bool) (size int64, err error) {
-	buf := s.bufs.Get().(*[]byte)
-	defer s.bufs.Put(buf)
+	pooled := s.bufs.Get().(*[]byte)
+	defer s.bufs.Put(pooled)
+	buf := *pooled
 	if s.has(hash) {
 		// Read on, so that whoever sends is not cut off, and learns of wrong bytes.
-		return s.copyChecked(io.Discard, r, hash, *buf, check)
+		return s.copyChecked(io.Discard, r, hash, buf, check)
 	}
+	n, err := readFull(r, buf)
+	switch {
+	case err == nil: // more than small
+		return s.putFile(hash, io.MultiReader(bytes.NewReader(buf), r), check)
+	case err != io.EOF:
+		return 0, err
+	}
+	if sum := sha256.Sum256(buf[:n]); check && hex.EncodeToString(sum[:]) != hash {
+		return int64(n), wrongBytes(hash)
+	}
+	return int64(n), s.full(s.small.add(hash, buf[:n]))
+}
+
+// readFull fills buf; the error is io.EOF, and no other, if r ends before.
+func readFull(r io.Reader, buf []byte) (n int, err error) {
+	for n < len(buf) && err == nil {
+		var k int
+		k, err = r.Read(buf[n:])
+		n += k
+	}
+	if n == len(buf) {
+		return n, nil
+	}
+	return n, err
+}
+
+func wrongBytes(hash string) error {
+	return fmt.Errorf("%w: the bytes sent are not those of blob %s", filesync.ErrInvalid, hash[:12])
+}
+
+func (s *Store) putFile(hash string, r io.Reader, check bool) (size int64, err error) {
 	f, err := os.CreateTemp(filepath.Join(s.dir, pendingDir), tmpPrefix) // 0600
 	if err != nil {
 		return 0, s.full(err)
@@ -191,7 +239,7 @@ func (s *Store) put(hash string, r io.Reader, check bool) (size int64, err error
 			err = s.full(err)
 		}
 	}()
-	size, err = s.copyChecked(f, r, hash, *buf, check)
+	size, err = s.copyChecked(f, r, hash, make([]byte, 256<<10), check)
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
@@ -228,7 +276,7 @@ func (s *Store) copyChecked(w io.Writer, r io.Reader, hash string, buf []byte, c
 		}
 	}
 	if check && hex.EncodeToString(h.Sum(nil)) != hash {
-		return n, fmt.Errorf("%w: the bytes sent are not those of blob %s", filesync.ErrInvalid, hash[:12])
+		return n, wrongBytes(hash)
 	}
 	return n, nil
 }
@@ -246,6 +294,9 @@ func (s *Store) PutPack(ctx context.Context, r io.Reader, l filesync.PackLimits)
 func (s *Store) Open(hash string) (io.ReadCloser, int64, error) {
 	if !filesync.IsHash(hash) {
 		return nil, 0, fmt.Errorf("%w: %.80q is not a blob's hash", filesync.ErrInvalid, hash)
+	}
+	if data, ok, err := s.small.read(hash); ok {
+		return io.NopCloser(bytes.NewReader(data)), int64(len(data)), err
 	}
 	// Pending last and durable again: a Commit may move it between two looks.
 	var err error
@@ -271,6 +322,9 @@ func (s *Store) Open(hash string) (io.ReadCloser, int64, error) {
 func (s *Store) Commit() error {
 	s.commitMu.Lock()
 	defer s.commitMu.Unlock()
+	if err := s.small.commit(); err != nil {
+		return s.full(err)
+	}
 	s.mu.Lock()
 	hashes := make([]string, 0, len(s.pending))
 	for h := range s.pending {
@@ -416,11 +470,19 @@ func (s *Store) Manifest(id string) (*filesync.Manifest, error) {
 	return m, nil
 }
 
-// Remove lets go of blobs; those that are not here are skipped. A manifest that names them is incomplete then.
+// Remove lets go of blobs; those that are not here are skipped. A manifest that names them is incomplete then. Small ones
+// may be back after a restart, until they are removed again or collected.
 func (s *Store) Remove(hashes ...string) error {
 	for _, h := range hashes {
 		if !filesync.IsHash(h) {
 			return fmt.Errorf("%w: %.80q is not a blob's hash", filesync.ErrInvalid, h)
+		}
+	}
+	small := hashes[:0:0]
+	for _, h := range hashes {
+		if s.small.has(h) {
+			small = append(small, h)
+			continue
 		}
 		s.mu.Lock()
 		delete(s.pending, h)
@@ -431,7 +493,10 @@ func (s *Store) Remove(hashes ...string) error {
 			}
 		}
 	}
-	return nil
+	if len(small) == 0 {
+		return nil
+	}
+	return s.small.remove(small)
 }
 
 // isTemp says whether a name is that of an unfinished file.

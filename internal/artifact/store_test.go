@@ -69,6 +69,9 @@ func has(t testing.TB, s *Store, hashes ...string) bool {
 	return len(missing) == 0
 }
 
+// big makes a text too long for a segment.
+func big(text string) string { return text + strings.Repeat(".", smallBlob) }
+
 func manifest(texts ...string) *filesync.Manifest {
 	m := &filesync.Manifest{}
 	for i, x := range texts {
@@ -78,12 +81,17 @@ func manifest(texts ...string) *filesync.Manifest {
 }
 
 func TestBlobs(t *testing.T) {
+	t.Run("small", func(t *testing.T) { testBlobs(t, func(s string) string { return s }) })
+	t.Run("big", func(t *testing.T) { testBlobs(t, big) })
+}
+
+func testBlobs(t *testing.T, text func(string) string) {
 	dir := t.TempDir()
 	s := open(t, dir)
-	a := put(t, s, "one")
+	a := put(t, s, text("one"))
 	b := put(t, s, "")
-	put(t, s, "one")
-	if get(t, s, a) != "one" || get(t, s, b) != "" {
+	put(t, s, text("one"))
+	if get(t, s, a) != text("one") || get(t, s, b) != "" {
 		t.Fatal("content")
 	}
 	missing, err := s.Has(t.Context(), []string{sum("x"), a, sum("x"), sum("y")})
@@ -92,7 +100,7 @@ func TestBlobs(t *testing.T) {
 	}
 	must(t, s.Commit())
 	must(t, s.Commit())
-	if get(t, s, a) != "one" || !has(t, s, a, b) || len(s.pending) != 0 {
+	if get(t, s, a) != text("one") || !has(t, s, a, b) || len(s.pending) != 0 || s.small.dirty {
 		t.Fatal("after the commit")
 	}
 	if _, _, err := s.Open(sum("x")); !errors.Is(err, fs.ErrNotExist) {
@@ -102,7 +110,7 @@ func TestBlobs(t *testing.T) {
 	if has(t, s, a) {
 		t.Fatal("removed")
 	}
-	c := put(t, s, "three")
+	c := put(t, s, text("three"))
 	must(t, s.Remove(c))
 	must(t, s.Commit())
 	if has(t, s, c) {
@@ -125,18 +133,23 @@ func TestBlobs(t *testing.T) {
 }
 
 func TestPutLeavesNothingHalf(t *testing.T) {
+	t.Run("small", func(t *testing.T) { testHalf(t, func(s string) string { return s }) })
+	t.Run("big", func(t *testing.T) { testHalf(t, big) })
+}
+
+func testHalf(t *testing.T, text func(string) string) {
 	s := open(t, t.TempDir())
 	boom := errors.New("boom")
-	for name, r := range map[string]io.Reader{"wrong": strings.NewReader("two"), "fails": iotest.ErrReader(boom), "cut": io.MultiReader(strings.NewReader("on"), iotest.ErrReader(io.ErrUnexpectedEOF))} {
-		if _, err := s.Put(sum("one"), r); err == nil {
+	for name, r := range map[string]io.Reader{"wrong": strings.NewReader(text("two")), "fails": iotest.ErrReader(boom), "cut": io.MultiReader(strings.NewReader(text("on")), iotest.ErrReader(io.ErrUnexpectedEOF))} {
+		if _, err := s.Put(sum(text("one")), r); err == nil {
 			t.Errorf("%s was accepted", name)
 		}
-		if list, _ := os.ReadDir(filepath.Join(s.dir, pendingDir)); len(list) != 0 || has(t, s, sum("one")) {
+		if list, _ := os.ReadDir(filepath.Join(s.dir, pendingDir)); len(list) != 0 || has(t, s, sum(text("one"))) {
 			t.Errorf("%s left %v", name, list)
 		}
 	}
-	put(t, s, "one")
-	if _, err := s.Put(sum("one"), strings.NewReader("two")); !errors.Is(err, filesync.ErrInvalid) {
+	put(t, s, text("one"))
+	if _, err := s.Put(sum(text("one")), strings.NewReader(text("two"))); !errors.Is(err, filesync.ErrInvalid) {
 		t.Fatal(err) // wrong bytes are told even for a blob that is here
 	}
 }
@@ -144,8 +157,8 @@ func TestPutLeavesNothingHalf(t *testing.T) {
 func TestCrash(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
-	whole := put(t, s, "whole")
-	cut := put(t, s, "cut by the crash")
+	whole := put(t, s, big("whole"))
+	cut := put(t, s, big("cut by the crash"))
 	must(t, os.Truncate(s.pendingPath(cut), 3))
 	must(t, os.WriteFile(filepath.Join(dir, pendingDir, "tmp-1"), []byte("half"), 0o600))
 	s = open(t, dir) // the old one died without a commit
@@ -156,7 +169,7 @@ func TestCrash(t *testing.T) {
 		t.Fatal(list)
 	}
 	must(t, s.Commit())
-	if get(t, s, whole) != "whole" {
+	if get(t, s, whole) != big("whole") {
 		t.Fatal("content")
 	}
 }
@@ -174,7 +187,7 @@ func TestManifests(t *testing.T) {
 	if _, missing, err = s.PutManifest(t.Context(), m); err != nil || len(missing) != 0 {
 		t.Fatal(missing, err)
 	}
-	if len(s.pending) != 0 {
+	if len(s.pending) != 0 || s.small.dirty {
 		t.Fatal("called complete before it was durable")
 	}
 	got, err := open(t, dir).Manifest(id)
@@ -246,6 +259,9 @@ func TestConcurrentPutsAndCommits(t *testing.T) {
 		wg.Go(func() {
 			for i := range 100 {
 				text := fmt.Sprint("blob ", (i+w*10)%120)
+				if i%4 == 0 {
+					text = big(text)
+				}
 				if _, err := s.Put(sum(text), strings.NewReader(text)); err != nil {
 					t.Error(err)
 				}
@@ -281,15 +297,15 @@ func old(t *testing.T, paths ...string) {
 func TestGC(t *testing.T) {
 	s := open(t, t.TempDir())
 	ctx := t.Context()
-	texts := []string{"kept", "shared", "dropped", "young", "stray", "told"}
+	texts := []string{big("kept"), big("shared"), big("dropped"), big("young"), big("stray"), big("told")}
 	for _, x := range texts {
 		put(t, s, x)
 	}
-	kept, _, err := s.PutManifest(ctx, manifest("kept", "shared"))
+	kept, _, err := s.PutManifest(ctx, manifest(big("kept"), big("shared")))
 	must(t, err)
-	dropped, _, err := s.PutManifest(ctx, manifest("dropped", "shared"))
+	dropped, _, err := s.PutManifest(ctx, manifest(big("dropped"), big("shared")))
 	must(t, err)
-	young, _, err := s.PutManifest(ctx, manifest("young"))
+	young, _, err := s.PutManifest(ctx, manifest(big("young")))
 	must(t, err)
 	for _, x := range texts {
 		old(t, s.blobPath(sum(x)))
@@ -297,19 +313,19 @@ func TestGC(t *testing.T) {
 	old(t, s.manifestPath(kept), s.manifestPath(dropped))
 	must(t, os.WriteFile(filepath.Join(s.dir, pendingDir, "tmp-old"), nil, 0o600))
 	old(t, filepath.Join(s.dir, pendingDir, "tmp-old"))
-	pending := put(t, s, "pending")
+	pending := put(t, s, big("pending"))
 	st, err := s.GC(ctx, func(id string) bool {
 		// A client asks while the collection runs: what it is told to be here must stay.
-		if !has(t, s, sum("told")) {
+		if !has(t, s, sum(big("told"))) {
 			t.Error("told")
 		}
 		return id == kept
 	}, time.Hour)
-	if err != nil || st != (GCStats{Manifests: 1, Blobs: 2, Bytes: int64(len("dropped") + len("stray")), Kept: 4}) {
+	if err != nil || st != (GCStats{Manifests: 1, Blobs: 2, Bytes: int64(len(big("dropped")) + len(big("stray"))), Kept: 4}) {
 		t.Fatalf("%+v %v", st, err)
 	}
 	for x, want := range map[string]bool{"kept": true, "shared": true, "dropped": false, "young": true, "stray": false, "told": true} {
-		if has(t, s, sum(x)) != want {
+		if has(t, s, sum(big(x))) != want {
 			t.Errorf("%s: %v", x, !want)
 		}
 	}
@@ -324,7 +340,7 @@ func TestGC(t *testing.T) {
 	}
 	// A damaged manifest must not cost the blobs it named.
 	must(t, os.WriteFile(s.manifestPath(kept), []byte("damaged"), 0o600))
-	if _, err := s.GC(ctx, func(string) bool { return true }, 0); !errors.Is(err, filesync.ErrInvalid) || !has(t, s, sum("kept")) {
+	if _, err := s.GC(ctx, func(string) bool { return true }, 0); !errors.Is(err, filesync.ErrInvalid) || !has(t, s, sum(big("kept"))) {
 		t.Fatal(err)
 	}
 	cancelled, cancel := context.WithCancel(ctx)
