@@ -2,6 +2,7 @@ package world
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -35,10 +36,11 @@ type simEngine struct {
 	over   chan struct{} // closed once the environment has ended
 	rest   chan struct{} // closed to end the activity that keeps time running
 
-	mu    sync.Mutex
-	calls map[int]*engineCall
-	seq   int
-	runs  map[string]*simRun // by workflow id, the newest
+	mu        sync.Mutex
+	calls     map[int]*engineCall
+	seq       int
+	runs      map[string]*simRun // by workflow id, the newest
+	continued int                // as new
 	// full is the info of a workflow whose history has grown enough to continue as new.
 	full workflow.Info
 }
@@ -49,12 +51,11 @@ type engineCall struct {
 	done chan struct{}
 }
 
-// simRun is one execution, over all its continuations.
+// simRun is one execution.
 type simRun struct {
 	cancel workflow.CancelFunc
 	open   bool // not completed
-	ready  bool // takes signals: not between two runs of a chain
-	starts int  // runs of the chain
+	ready  bool // takes signals
 	err    error
 	result converter.RawValue
 	ended  []chan struct{}
@@ -154,15 +155,25 @@ func (e *simEngine) within(ctx context.Context, f func(workflow.Context)) error 
 	}
 }
 
-// cluster is the entity as the environment runs it: a run that was started by a signal begins only once that is there.
+// cluster is the entity as the environment runs it: it begins once the signal that started it is there. One run follows
+// the other within the same execution, with nothing carried over but the input and the signals that wait.
 func (e *simEngine) cluster(ctx workflow.Context, st cluster.State) error {
-	if st.Events == 0 {
-		ops := workflow.GetSignalChannel(ctx, activities.SignalOp)
-		if err := workflow.Await(ctx, func() bool { return ops.Len() > 0 }); err != nil {
+	ops := workflow.GetSignalChannel(ctx, activities.SignalOp)
+	if err := workflow.Await(ctx, func() bool { return ops.Len() > 0 }); err != nil {
+		return err
+	}
+	for {
+		err := workflows.Cluster(ctx, st)
+		var next *workflow.ContinueAsNewError
+		if !errors.As(err, &next) {
+			return err
+		}
+		e.continued++
+		st = cluster.State{}
+		if err := converter.GetDefaultDataConverter().FromPayloads(next.Input, &st); err != nil {
 			return err
 		}
 	}
-	return workflows.Cluster(ctx, st)
 }
 
 func (e *simEngine) start(ctx workflow.Context, id, typ string, args []any) error {
@@ -419,7 +430,6 @@ func (w *workflowIn) ExecuteWorkflow(ctx workflow.Context, in *interceptor.Execu
 		return w.Next.ExecuteWorkflow(ctx, in) // the environment's own
 	}
 	r.ready = true
-	r.starts++
 	defer func() { r.ready = false }()
 	return w.Next.ExecuteWorkflow(ctx, in)
 }

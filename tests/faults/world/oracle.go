@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -149,7 +150,11 @@ func (w *World) checkOwners(names []string) {
 		sort.Strings(ids)
 		have := alive[hash]
 		sort.Strings(have)
-		if (o.Status == api.ClusterUp || o.Status == api.ClusterStopped) && strings.Join(ids, " ") != strings.Join(have, " ") {
+		bad := o.Status == api.ClusterUp && strings.Join(ids, " ") != strings.Join(have, " ")
+		for _, id := range have {
+			bad = bad || !slices.Contains(ids, id) && o.Status != api.ClusterInit // a stopped node may die: nobody looks until it is started
+		}
+		if bad {
 			w.T.Errorf("cluster %s is %s with nodes %v, alive are %v", o.Row.Name, o.Status, ids, have)
 		}
 	}

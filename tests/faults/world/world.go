@@ -34,6 +34,8 @@ type Options struct {
 	Seed  int64
 	Rates Rates
 	Cloud memory.Config
+	// ReapEvery is how often the reaper comes round; 0: when called only.
+	ReapEvery time.Duration
 }
 
 // World is a server over a simulated cloud.
@@ -79,6 +81,13 @@ func Run(t *testing.T, o Options, f func(w *World)) {
 		w.Client, w.Acts.Engine = w.sim, w.sim
 		done := make(chan struct{})
 		w.goes(func() { worker.Watch(w.ctx, w.Store, w.Registry, w.Client, w.log, time.Minute) })
+		if o.ReapEvery > 0 {
+			w.goes(func() {
+				for sleep(w.ctx, o.ReapEvery) == nil {
+					w.Reap()
+				}
+			})
+		}
 		go func() {
 			defer close(done)
 			defer w.close()
@@ -183,7 +192,10 @@ func (w *World) Launch(b api.LaunchBody) string {
 }
 
 // Exec submits a task to a cluster.
-func (w *World) Exec(b api.ExecBody) string { base(&b.Base); return w.submit("exec", b.Base, b.Cluster, b) }
+func (w *World) Exec(b api.ExecBody) string {
+	base(&b.Base)
+	return w.submit("exec", b.Base, b.Cluster, b)
+}
 
 // Start starts a stopped cluster.
 func (w *World) Start(b api.StartBody) string {
