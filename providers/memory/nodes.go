@@ -281,8 +281,8 @@ func (c *Cloud) AddStranger(ref providers.ClusterRef) (nodeID string) {
 func (c *Cloud) selfEnd(nodeID string, down bool) {
 	defer c.begin()()
 	m := c.machines[nodeID]
-	if m == nil || !m.alive() {
-		return
+	if m == nil || m.state(c.clock.Now()) != providers.NodeRunning {
+		return // nothing runs there that could
 	}
 	if down {
 		c.doom(m, 0, ReasonAutostop)
