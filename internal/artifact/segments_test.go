@@ -150,6 +150,7 @@ func TestSegmentGC(t *testing.T) {
 	}
 	kept, _, err := s.PutManifest(ctx, manifest("kept"))
 	must(t, err)
+	old(t, s.manifestPath(kept))
 	keep := func(id string) bool {
 		if !has(t, s, told) {
 			t.Error("told")
