@@ -90,7 +90,7 @@ func (s *server) run(ctx context.Context) error {
 	var err error
 	s.api, err = httpapi.New(httpapi.Options{
 		Store: s.store, Artifacts: s.artifacts, Secrets: s.secrets, Codec: codec.Handler(s.ring), Home: s.o.Home, Addr: addr,
-		Version: version.Version, Commit: version.Commit, Logger: s.log, Debug: s.o.Debug,
+		FixedPort: set.PortSet && s.o.Addr == "", Version: version.Version, Commit: version.Commit, Logger: s.log, Debug: s.o.Debug,
 	})
 	if err != nil {
 		return err
