@@ -30,12 +30,16 @@ func (d dialect) expand(q string) string {
 
 // sqliteDSN names a database file for the driver, with the settings of a connection.
 func sqliteDSN(path string, readOnly bool) string {
+	cache := "cache_size(-8000)" // KiB
+	if readOnly {                // several of them
+		cache = "cache_size(-2000)"
+	}
 	q := url.Values{"_pragma": {
 		"busy_timeout(15000)",
 		"journal_mode(WAL)",
 		"synchronous(NORMAL)",
 		"temp_store(MEMORY)",
-		"cache_size(-8000)",            // KiB
+		cache,
 		"journal_size_limit(33554432)", // bytes
 	}}
 	if readOnly {

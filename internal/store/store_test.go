@@ -1,11 +1,13 @@
 package store
 
 import (
+	"bufio"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -304,5 +306,73 @@ func TestSubscribe(t *testing.T) {
 	}
 	if len(s.hub.subs) != 0 {
 		t.Fatal("subscriptions are left")
+	}
+}
+
+// TestOpenRace: several servers start on a fresh folder at once.
+func TestOpenRace(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s.db")
+	stores := make([]*Store, 6)
+	var wg sync.WaitGroup
+	for i := range stores {
+		wg.Go(func() {
+			var err error
+			if stores[i], err = Open(t.Context(), path, Options{}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	for i, s := range stores {
+		if s == nil {
+			continue
+		}
+		if s.Installation() != stores[0].Installation() {
+			t.Error("two installation ids")
+		}
+		must(t, s.SetSetting(t.Context(), fmt.Sprint(i), "x"))
+		must(t, s.Close())
+	}
+}
+
+// TestKilled runs this test binary as a server that acknowledges requests until it is killed: all of them are there.
+func TestKilled(t *testing.T) {
+	if path := os.Getenv("STORE_TEST_KILLED"); path != "" {
+		s, err := Open(context.Background(), path, Options{})
+		must(t, err)
+		for i := 0; ; i++ {
+			id := fmt.Sprintf("request-%d", i)
+			_, _, err := s.CreateRequest(context.Background(), newRequest(id))
+			must(t, err)
+			fmt.Println("ack", id)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "s.db")
+	cmd := exec.Command(os.Args[0], "-test.run=^TestKilled$")
+	cmd.Env = append(os.Environ(), "STORE_TEST_KILLED="+path)
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	var acked []string
+	sc := bufio.NewScanner(out)
+	for sc.Scan() {
+		if id, ok := strings.CutPrefix(sc.Text(), "ack "); ok {
+			acked = append(acked, id)
+		}
+		if len(acked) == 50 {
+			must(t, cmd.Process.Kill())
+		}
+	}
+	_ = cmd.Wait()
+	if len(acked) < 50 {
+		t.Fatalf("it ended after %d requests", len(acked))
+	}
+	s, err := Open(t.Context(), path, Options{})
+	must(t, err)
+	defer s.Close()
+	for _, id := range acked {
+		if _, existed, err := s.CreateRequest(t.Context(), newRequest(id)); err != nil || !existed {
+			t.Fatalf("%s was acknowledged and is lost: %v", id, err)
+		}
 	}
 }
