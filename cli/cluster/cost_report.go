@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sort"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -117,8 +118,12 @@ func costTable(io *console.Console, rows []api.CostRow, now time.Time) *table.Ta
 	t := table.New("NAME", "LAUNCHED", "DURATION", "RESOURCES", "STATUS", "COST/hr", "COST (est.)")
 	t.Style = func(h string) string { return io.OutStyle(session.Bold, h) }
 	for _, r := range rows {
+		res := fmt.Sprintf("%dx ", max(r.NumNodes, 1))
+		if strings.HasPrefix(r.ResourcesStr, strings.TrimSpace(res)) { // it tells the number itself
+			res = ""
+		}
 		t.Row(r.Name, table.Ago(now, r.LaunchedAt), table.Span(time.Duration(r.DurationSec*float64(time.Second))),
-			fmt.Sprintf("%dx %s", max(r.NumNodes, 1), r.ResourcesStr), r.Status,
+			r.ResourcesStr, r.Status,
 			"$ "+table.Dollars(r.PricePerHour), "$ "+table.Dollars(r.TotalCost))
 	}
 	return t
