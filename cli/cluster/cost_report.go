@@ -123,7 +123,7 @@ func costTable(io *console.Console, rows []api.CostRow, now time.Time) *table.Ta
 			res = ""
 		}
 		t.Row(r.Name, table.Ago(now, r.LaunchedAt), table.Span(time.Duration(r.DurationSec*float64(time.Second))),
-			r.ResourcesStr, r.Status,
+			res+r.ResourcesStr, r.Status,
 			"$ "+table.Dollars(r.PricePerHour), "$ "+table.Dollars(r.TotalCost))
 	}
 	return t
