@@ -63,7 +63,7 @@ func root() *cobra.Command {
 	}
 	c.Flags().StringVar(&addr, "addr", "", "address to listen on (default 127.0.0.1 and the configured port)")
 	c.Flags().BoolVar(&debugging, "debug", false, "serve profiles under /debug/pprof/")
-	c.AddCommand(rotate(), backup())
+	c.AddCommand(rotate(), backup(), failpoints())
 	return c
 }
 

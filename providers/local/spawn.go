@@ -167,5 +167,5 @@ func environment(r *record) []string {
 			env = append(env, kv)
 		}
 	}
-	return env
+	return append(env, agentFailpoints()...)
 }

@@ -1,0 +1,178 @@
+package chaos
+
+import (
+	"cmp"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+)
+
+// What every request passes, and what each kind of operation passes besides, in the order in which it does.
+var (
+	accepting = []string{"submit.before-start-workflow", "submit.after-start-workflow", "request.before-deliver", "request.after-deliver"}
+	replying  = []string{"op.before-reply-row", "op.between-row-and-reply", "op.after-reply"}
+	passing   = map[string][]string{
+		"launch": {"provision.before-create", "local.create-after-record", "local.create-after-start", "provision.after-create", "provision.after-configure",
+			"sync.before-apply", "job.before-submit", "job.after-submit"},
+		"exec":     {"sync.before-apply", "job.before-submit", "job.after-submit"},
+		"cancel":   {"cancel.after-cancel"},
+		"autostop": nil,
+		"stop":     {"stop.before-stop", "local.stop-after-record", "stop.after-stop"},
+		"start":    {"provision.before-create", "local.create-after-start", "provision.after-create", "provision.after-configure"},
+		"down":     {"down.before-delete", "local.delete-after-kill", "local.delete-after-remove", "down.after-delete"},
+	}
+	operations = []string{"launch", "exec", "cancel", "autostop", "stop", "start", "down"} // a cluster's life
+)
+
+// unreachable are points that no operation on an instance passes, with the reason.
+var unreachable = map[string]string{}
+
+// visit is a kill of the server at a point during an operation.
+type visit struct{ op, point string }
+
+// visits are the pairs to try: each point during one operation that passes it, or during all of them.
+func visits(rng *rand.Rand, all bool) []visit {
+	ops := map[string][]string{}
+	for _, op := range operations {
+		for _, p := range slices.Concat(accepting, passing[op], replying) {
+			ops[p] = append(ops[p], op)
+		}
+	}
+	var out []visit
+	for point, list := range ops {
+		if !all {
+			list = []string{list[rng.IntN(len(list))]}
+		}
+		for _, op := range list {
+			out = append(out, visit{op, point})
+		}
+	}
+	order := func(v visit) (int, int) {
+		return slices.Index(operations, v.op), slices.Index(slices.Concat(accepting, passing[v.op], replying), v.point)
+	}
+	slices.SortFunc(out, func(a, b visit) int {
+		ao, ap := order(a)
+		bo, bp := order(b)
+		return cmp.Or(ao-bo, ap-bp)
+	})
+	return out
+}
+
+// shards is over how many instances the visits are spread: most of the time is spent waiting for time limits.
+const shards = 2
+
+// TestFailpoints kills the server once at each named point, and expects every operation to end as if nothing had been.
+func TestFailpoints(t *testing.T) {
+	names := serverPoints(t)
+	todo := visits(seeded(t), thorough())
+	for _, name := range names {
+		_, excused := unreachable[name]
+		if reached := slices.ContainsFunc(todo, func(v visit) bool { return v.point == name }); reached == excused {
+			t.Errorf("point %s: visited is %v, unreachable is %v", name, reached, excused)
+		}
+	}
+	for _, v := range todo {
+		if !slices.Contains(names, v.point) {
+			t.Fatalf("the server has no point %s", v.point)
+		}
+	}
+	for i := range shards {
+		part := todo[len(todo)*i/shards : len(todo)*(i+1)/shards]
+		t.Run(fmt.Sprint("part", i+1), func(t *testing.T) {
+			t.Parallel()
+			visitAll(open(t), part)
+		})
+	}
+}
+
+func visitAll(in *instance, todo []visit) {
+	t := in.t
+	defer in.observe()()
+	files := in.upload("some content")
+	c := &subject{in: in, name: "fp"}
+	var slowest time.Duration
+	for _, v := range todo {
+		c.bring(before[v.op])
+		j := job{files: files}
+		if v.op == "launch" {
+			j.nodes = 2
+		}
+		if v.op == "cancel" {
+			in.do("exec", c.name, job{sleep: "300"}, succeeds)
+		}
+		in.arm(v.point)
+		begin := time.Now()
+		in.do(v.op, c.name, j, succeeds)
+		took := time.Since(begin)
+		c.state = after[v.op]
+		at := in.awaitKill(v.point)
+		if at.IsZero() {
+			t.Fatalf("%s did not pass %s", v.op, v.point)
+		}
+		recovered := max(0, begin.Add(took).Sub(at))
+		in.healthy(30 * time.Second)
+		in.settles()
+		t.Logf("%-8s killed at %-28s ended after %v, %v after the kill", v.op, v.point, took.Round(time.Millisecond), recovered.Round(time.Millisecond))
+		slowest = max(slowest, recovered)
+		if t.Failed() {
+			return
+		}
+	}
+	c.bring("none")
+	in.verify()
+	t.Logf("the slowest operation ended %v after its kill", slowest.Round(time.Millisecond))
+}
+
+// awaitKill gives the time at which an armed point has killed; zero: it did not.
+func (in *instance) awaitKill(point string) time.Time {
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if at, ok := in.fired(point); ok {
+			return at
+		}
+		if time.Now().After(end) {
+			in.disarm(point)
+			return time.Time{}
+		}
+	}
+}
+
+// State of a cluster before and after each operation.
+var (
+	before = map[string]string{"launch": "none", "exec": "up", "cancel": "up", "autostop": "up", "stop": "up", "start": "stopped", "down": "up"}
+	after  = map[string]string{"launch": "up", "exec": "up", "cancel": "up", "autostop": "up", "stop": "stopped", "start": "up", "down": "none"}
+)
+
+// subject is a cluster that one driver alone works on, so that it knows its state.
+type subject struct {
+	in    *instance
+	name  string
+	state string // none, up, stopped
+}
+
+// bring takes the cluster to a state by operations that nothing disturbs.
+func (c *subject) bring(state string) {
+	c.in.t.Helper()
+	if c.state == "" {
+		c.state = "none"
+	}
+	step := func(op, to string) {
+		c.in.do(op, c.name, job{}, succeeds)
+		c.state = to
+	}
+	switch {
+	case c.state == state:
+	case state == "none":
+		step("down", "none")
+	case state == "up" && c.state == "none":
+		step("launch", "up")
+	case state == "up":
+		step("start", "up")
+	case state == "stopped":
+		c.bring("up")
+		step("stop", "stopped")
+	default:
+		panic(fmt.Sprintf("no way from %s to %s", c.state, state))
+	}
+}
