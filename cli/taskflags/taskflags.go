@@ -143,6 +143,9 @@ func Load(s *session.Session, verb string, words []string, o *task.Overrides, ye
 		return nil, err
 	}
 	t := f.Tasks[0]
+	if verb == "exec" { // it syncs the workdir only
+		t.FileMounts, t.Volumes = nil, nil
+	}
 	if err := t.CheckLocal(on); err != nil {
 		return nil, err
 	}
