@@ -1,0 +1,181 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/skyloom/skyloom/api"
+)
+
+// instance is a server of its own, with a home of its own.
+type instance struct {
+	home   string
+	bin    string
+	pid    int
+	client *api.Client
+}
+
+func (b *bench) instance(config string) (*instance, error) {
+	home, err := os.MkdirTemp("", "skyloom-bench-")
+	if err != nil {
+		return nil, err
+	}
+	return &instance{home: home, bin: b.bin}, os.WriteFile(filepath.Join(home, "config.yaml"), []byte(config), 0o600)
+}
+
+// connect reads where the running server answers.
+func (in *instance) connect() error {
+	raw, err := os.ReadFile(filepath.Join(in.home, "server.json"))
+	if err != nil {
+		return err
+	}
+	var at struct {
+		URL string `json:"url"`
+		PID int    `json:"pid"`
+	}
+	if err := json.Unmarshal(raw, &at); err != nil {
+		return err
+	}
+	token, err := os.ReadFile(filepath.Join(in.home, "token"))
+	if err != nil {
+		return err
+	}
+	in.pid, in.client = at.PID, api.NewClient(at.URL, strings.TrimSpace(string(token)))
+	return nil
+}
+
+func (in *instance) close() {
+	for _, args := range [][]string{{"down", "-a", "-u", "-y"}, {"api", "stop"}} {
+		cmd := exec.Command(filepath.Join(in.bin, "sky"), args...)
+		cmd.Env = append(os.Environ(), "SKY_HOME="+in.home)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "clean-up: sky %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	if err := os.RemoveAll(in.home); err != nil {
+		fmt.Fprintln(os.Stderr, "clean-up:", err)
+	}
+}
+
+// sky runs the program and gives its CPU time and how long it took.
+func (b *bench) sky(in *instance, args ...string) (cpu, wall time.Duration, err error) {
+	cmd := exec.Command(filepath.Join(b.bin, "sky"), args...)
+	cmd.Env = os.Environ()
+	if in != nil {
+		cmd.Env = append(cmd.Env, "SKY_HOME="+in.home)
+	}
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	start := time.Now()
+	err = cmd.Run()
+	wall = time.Since(start)
+	if err != nil {
+		return 0, wall, fmt.Errorf("sky %s: %w\n%s", strings.Join(args, " "), err, out.String())
+	}
+	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), wall, nil
+}
+
+func (b *bench) average(n int, in *instance, args ...string) (cpu, wall time.Duration, err error) {
+	var cpus, walls []time.Duration
+	for range n {
+		c, w, err := b.sky(in, args...)
+		if err != nil {
+			return 0, 0, err
+		}
+		cpus, walls = append(cpus, c), append(walls, w)
+	}
+	return mean(cpus), median(walls), nil
+}
+
+// cpuOf is the CPU time a process has used, from /proc (hundredths of a second).
+func cpuOf(pid int) time.Duration {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	f := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+2:]))
+	user, _ := strconv.Atoi(f[11])
+	system, _ := strconv.Atoi(f[12])
+	return time.Duration(user+system) * 10 * time.Millisecond
+}
+
+// idleShare is what processes that nobody asks for anything use, in per cent of a core.
+func (b *bench) idleShare(pids ...int) (float64, error) {
+	sum := func() (d time.Duration) {
+		for _, p := range pids {
+			d += cpuOf(p)
+		}
+		return d
+	}
+	before := sum()
+	time.Sleep(b.idle)
+	return float64(sum()-before) / float64(b.idle) * 100, nil
+}
+
+// memory is the resident memory of processes.
+func memory(pids ...int) string {
+	var kb int
+	for _, pid := range pids {
+		raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		for _, line := range strings.Split(string(raw), "\n") {
+			if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+				n, _ := strconv.Atoi(strings.Fields(rest)[0])
+				kb += n
+			}
+		}
+	}
+	return fmt.Sprintf("%d MB", (kb+512)/1024)
+}
+
+// agentOf finds the processes of a cluster's head agent: the one that supervises, and the one that serves.
+func agentOf(home, cluster string) ([]int, error) {
+	procs, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for _, path := range procs {
+		raw, err := os.ReadFile(path)
+		if err != nil || !bytes.Contains(raw, []byte("sky-agent")) || !bytes.Contains(raw, []byte(home+"/local/"+cluster+"-")) {
+			continue
+		}
+		if pid, err := strconv.Atoi(strings.Split(path, "/")[2]); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	if len(pids) == 0 {
+		return nil, fmt.Errorf("no agent of cluster %s found", cluster)
+	}
+	return pids, nil
+}
+
+func size(path string) string {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return "?"
+	}
+	return fmt.Sprintf("%.1f MB", float64(fi.Size())/1e6)
+}
+
+func median(d []time.Duration) time.Duration {
+	sort.Slice(d, func(i, j int) bool { return d[i] < d[j] })
+	return d[len(d)/2]
+}
+
+func mean(d []time.Duration) (m time.Duration) {
+	for _, v := range d {
+		m += v
+	}
+	return m / time.Duration(len(d))
+}
+
+func ms(d time.Duration) string   { return fmt.Sprintf("%.0f ms", float64(d)/1e6) }
+func secs(d time.Duration) string { return fmt.Sprintf("%.2f s", d.Seconds()) }
