@@ -1,0 +1,246 @@
+package chaos
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/skyloom/skyloom/agent"
+	"github.com/skyloom/skyloom/agent/agentapi"
+	"github.com/skyloom/skyloom/api"
+)
+
+// agentVisits are the agent's points, by what makes it pass them.
+var agentVisits = []struct {
+	what   string
+	run    func(in *instance, point string)
+	points []string
+}{
+	{"a job's life", agentJob, []string{"agent.submit-before-journal", "agent.submit-after-journal", "agent.placed", "agent.before-prepare", "agent.after-stage",
+		"agent.before-start", "agent.after-start", "agent.before-exit-record-read", "agent.after-exit-record-read", "agent.before-finish", "agent.after-finish"}},
+	{"a cancel", agentCancel, []string{"agent.cancel-before-kill", "agent.cancel-after-kill"}},
+	{"autostop with a hook", agentAutostop, []string{"agent.drain-before-journal", "agent.drain-after-journal", "agent.hook-before-start", "agent.hook-after-start"}},
+	{"an upgrade", agentUpgrade, []string{"agent.upgrade-before-rename", "agent.upgrade-after-rename"}},
+}
+
+// unreachableAgent are points of the agent that the visits leave out, with the reason.
+var unreachableAgent = map[string]string{
+	"agent.self-end": "the agent acts alone after two minutes without its server; package agent kills it there",
+}
+
+// TestAgentFailpoints kills an agent once at each of its points: its jobs run once, and what was asked of it is done.
+func TestAgentFailpoints(t *testing.T) {
+	var visited []string
+	for _, v := range agentVisits {
+		visited = append(visited, v.points...)
+	}
+	for _, p := range agent.Failpoints {
+		if _, excused := unreachableAgent[p]; slices.Contains(visited, p) == excused {
+			t.Errorf("point %s: visited is %v, unreachable is %v", p, !excused, excused)
+		}
+	}
+	programs(t)
+	t.Parallel()
+	in := open(t)
+	defer in.observe()()
+	for _, v := range agentVisits {
+		for _, p := range v.points {
+			begin := time.Now()
+			v.run(in, p)
+			if _, ok := in.fired(p); !ok {
+				in.disarm(p)
+				t.Errorf("%s: %s was not passed", v.what, p)
+			}
+			in.do("down", agentCluster, job{}, succeeds)
+			in.settles()
+			t.Logf("%-22s killed at %-30s %v in all", v.what, p, time.Since(begin).Round(time.Millisecond))
+			if t.Failed() {
+				return
+			}
+		}
+	}
+	in.verify()
+}
+
+const agentCluster = "ag"
+
+func agentJob(in *instance, point string) {
+	nodes := 1
+	if strings.Contains(point, "prepare") || strings.Contains(point, "start") {
+		nodes = 2 // on whichever comes first
+	}
+	in.do("launch", agentCluster, job{}, succeeds)
+	in.arm(point)
+	a, r := in.do("exec", agentCluster, job{nodes: 1, sleep: "0.1"}, succeeds)
+	if nodes == 2 {
+		in.do("down", agentCluster, job{}, succeeds)
+		in.arm(point)
+		a, r = in.do("launch", agentCluster, job{nodes: 2, sleep: "0.1"}, succeeds)
+	}
+	if r != nil {
+		in.jobReaches(a, r, api.JobSucceeded)
+	}
+}
+
+func agentCancel(in *instance, point string) {
+	a, r := in.do("launch", agentCluster, job{sleep: "300"}, succeeds)
+	in.eventually("the job runs", func() bool { return in.begun()[a.id][0] == 1 })
+	in.arm(point)
+	in.do("cancel", agentCluster, job{}, succeeds)
+	if r != nil {
+		in.jobReaches(a, r, api.JobCancelled)
+	}
+	for _, p := range in.processes() {
+		if slices.Equal(p.args, []string{"sleep", "300"}) {
+			in.t.Errorf("the cancelled job still runs as %d", p.pid)
+		}
+	}
+}
+
+func agentAutostop(in *instance, point string) {
+	in.do("launch", agentCluster, job{}, succeeds)
+	in.do("autostop", agentCluster, job{}, succeeds)
+	mark := filepath.Join(in.dir, "hook-"+point)
+	in.arm(point)
+	in.idle(agentCluster, agentapi.Hook{Run: "echo ran >> " + mark, Events: []string{"stop"}})
+	in.eventually("the cluster is stopped", func() bool { return in.status(agentCluster) == api.ClusterStopped })
+	if b, err := os.ReadFile(mark); string(b) != "ran\n" {
+		in.t.Errorf("%s: the stop hook wrote %q (%v)", point, b, err)
+	}
+}
+
+func agentUpgrade(in *instance, point string) {
+	a, r := in.do("launch", agentCluster, job{sleep: "1"}, succeeds)
+	in.eventually("the job runs", func() bool { return in.begun()[a.id][0] == 1 })
+	program, err := os.ReadFile(filepath.Join(in.bin, "sky-agent"))
+	if err != nil {
+		in.t.Fatal(err)
+	}
+	other := append(program, "another build"...)
+	sum := sha256.Sum256(other)
+	want := hex.EncodeToString(sum[:])
+	in.arm(point)
+	c := agentapi.NewUnix(in.node(agentCluster).Socket)
+	defer c.Close()
+	in.eventually("the agent is upgraded", func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if i, err := c.Info(ctx); err == nil && i.BinarySHA == want {
+			return true
+		}
+		c.Upgrade(ctx, want, bytes.NewReader(other)) // its connection may end with the agent
+		return false
+	})
+	if r != nil {
+		in.jobReaches(a, r, api.JobSucceeded)
+	}
+	in.do("exec", agentCluster, job{}, succeeds)
+}
+
+// idle makes the head of a cluster idle out at once, with a hook. Over the API a minute is the least.
+func (in *instance) idle(cluster string, hooks ...agentapi.Hook) {
+	in.t.Helper()
+	c := agentapi.NewUnix(in.node(cluster).Socket)
+	defer c.Close()
+	in.eventually("the idle rule is taken", func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		i, err := c.Info(ctx)
+		if err != nil || i.Autostop == nil {
+			return false
+		}
+		rule := *i.Autostop
+		rule.IdleSeconds, rule.Hooks, rule.WaitFor = 0.05, hooks, "none"
+		_, err = c.SetAutostop(ctx, rule)
+		return err == nil
+	})
+}
+
+// node is the configuration of a cluster's head.
+func (in *instance) node(cluster string) agentapi.NodeConfig {
+	in.t.Helper()
+	var c agentapi.NodeConfig
+	paths, _ := filepath.Glob(filepath.Join(in.home, "local", cluster+"-*", "node0", "node.json"))
+	if len(paths) != 1 {
+		in.t.Fatalf("cluster %s has the heads %v", cluster, paths)
+	}
+	b, err := os.ReadFile(paths[0])
+	if err == nil {
+		err = json.Unmarshal(b, &c)
+	}
+	if err != nil {
+		in.t.Fatal(err)
+	}
+	return c
+}
+
+// status is a cluster's status, "" if there is none.
+func (in *instance) status(cluster string) api.ClusterStatus {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	list, err := in.client.Clusters(ctx, api.ClusterFilter{Names: []string{cluster}, AllUsers: true})
+	if err != nil || len(list.Clusters) == 0 {
+		return ""
+	}
+	return list.Clusters[0].Status
+}
+
+// jobReaches waits until the job of a request has the status.
+func (in *instance) jobReaches(a *ask, r *api.Request, want api.JobStatus) {
+	in.t.Helper()
+	var res api.LaunchResult
+	if err := json.Unmarshal(r.Result, &res); err != nil || res.JobID == 0 {
+		in.t.Errorf("%v: its result %s names no job (%v)", a, r.Result, err)
+		return
+	}
+	last := api.JobStatus("")
+	ok := in.eventually(fmt.Sprintf("job %d of %v is %s", res.JobID, a, want), func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		lists, err := in.client.Jobs(ctx, api.JobFilter{Clusters: []string{a.cluster}, AllUsers: true})
+		if err != nil {
+			return false
+		}
+		for _, j := range lists.Clusters[a.cluster] {
+			if j.ID == res.JobID && j.ClusterHash == res.Hash {
+				last = j.Status
+			}
+		}
+		return last == want || last.Terminal()
+	})
+	if ok && last != want {
+		in.t.Errorf("job %d of %v is %s, not %s", res.JobID, a, last, want)
+	}
+}
+
+// unfinished counts the jobs of a cluster that have not ended, as far as they are known; -1: they are not.
+func (in *instance) unfinished(cluster string) int {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	lists, err := in.client.Jobs(ctx, api.JobFilter{Clusters: []string{cluster}, AllUsers: true, SkipFinished: true})
+	if err != nil || lists.Errors[cluster] != "" {
+		return -1
+	}
+	return len(lists.Clusters[cluster])
+}
+
+// eventually waits for a condition, with more patience than it should need.
+func (in *instance) eventually(what string, ok func() bool) bool {
+	in.t.Helper()
+	for end := time.Now().Add(45 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if ok() {
+			return true
+		}
+	}
+	in.t.Errorf("it does not come about that %s", what)
+	return false
+}

@@ -1,0 +1,275 @@
+package chaos
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/skyloom/skyloom/api"
+)
+
+// pause is the least time between two kills of the server.
+const pause = 10 * time.Second
+
+// TestRandomKills kills the server and agents at random moments under the load of several clients. Most clusters have one
+// driver, which knows what each of its requests must come to; one is fought over.
+func TestRandomKills(t *testing.T) {
+	programs(t)
+	rng := seeded(t)
+	seeds := make([]uint64, 8)
+	for i := range seeds {
+		seeds[i] = rng.Uint64()
+	}
+	t.Parallel()
+	in := open(t)
+	stopLooking := in.observe()
+	defer stopLooking()
+	l := &load{in: in, files: in.upload("content of a workdir")}
+	for i := range 3 {
+		l.start(func() { l.drive(&subject{in: in, name: fmt.Sprint("solo", i)}, rand.New(rand.NewPCG(seeds[i], 2))) })
+	}
+	for i := range 2 {
+		l.start(func() { l.fight("melee", rand.New(rand.NewPCG(seeds[3+i], 3))) })
+	}
+	kills := randomKills()
+	for i := range kills {
+		wait := pause + time.Duration(rng.Int64N(int64(3*time.Second)))
+		// The time between two kills of the server is the agents'.
+		at := time.Duration(rng.Int64N(int64(wait)))
+		time.Sleep(at)
+		l.killAgent(rng)
+		time.Sleep(wait - at)
+		if t.Failed() {
+			break
+		}
+		in.kill()
+		if (i+1)%10 == 0 {
+			t.Logf("%d kills of the server, %d of agents, %d requests", i+1, l.agents.Load(), len(in.book.all()))
+		}
+	}
+	l.stop()
+	in.verify()
+	for _, name := range []string{"solo0", "solo1", "solo2", "melee"} {
+		if in.status(name) != "" {
+			in.do("down", name, job{}, succeeds)
+		}
+	}
+	in.verify()
+	t.Logf("%d kills of the server, %d of agents, %d of nodes, %d requests; the longest took %v", in.deaths, l.agents.Load(), l.nodes.Load(), len(in.book.all()), l.longest())
+}
+
+// load is several clients at work.
+type load struct {
+	in     *instance
+	files  []api.FileMount
+	wg     sync.WaitGroup
+	over   atomic.Bool
+	agents atomic.Int64 // killed
+	nodes  atomic.Int64
+	most   atomic.Int64 // nanoseconds
+}
+
+func (l *load) start(f func()) {
+	l.wg.Add(1)
+	go func() {
+		defer l.wg.Done()
+		f()
+	}()
+}
+
+func (l *load) stop() {
+	l.over.Store(true)
+	l.wg.Wait()
+}
+
+func (l *load) going() bool { return !l.over.Load() && !l.in.t.Failed() }
+
+func (l *load) longest() time.Duration { return time.Duration(l.most.Load()).Round(time.Millisecond) }
+
+// do is an operation by itself, timed.
+func (l *load) do(op, cluster string, j job, want func(api.Request) error) (*ask, *api.Request) {
+	begin := time.Now()
+	a, r := l.in.do(op, cluster, j, want)
+	for took := int64(time.Since(begin)); ; {
+		was := l.most.Load()
+		if took <= was || l.most.CompareAndSwap(was, took) {
+			return a, r
+		}
+	}
+}
+
+// killAgent kills an agent of some node; its init starts it again.
+func (l *load) killAgent(rng *rand.Rand) {
+	var serves []int
+	for _, p := range l.in.processes() {
+		if p.verb() == "serve" {
+			serves = append(serves, p.pid)
+		}
+	}
+	if len(serves) == 0 {
+		return
+	}
+	if syscall.Kill(serves[rng.IntN(len(serves))], syscall.SIGKILL) == nil {
+		l.agents.Add(1)
+	}
+}
+
+// drive works on a cluster that nobody else touches: every request has one right outcome.
+func (l *load) drive(c *subject, rng *rand.Rand) {
+	c.state = "none"
+	for l.going() {
+		l.step(c, rng)
+		time.Sleep(time.Duration(rng.IntN(300)) * time.Millisecond)
+	}
+}
+
+func (l *load) step(c *subject, rng *rand.Rand) {
+	does := func(op string, j job, state string) {
+		if _, r := l.do(op, c.name, j, succeeds); r != nil && r.Status == api.RequestSucceeded {
+			c.state = state
+		}
+	}
+	quick := job{sleep: fmt.Sprintf("0.%d", rng.IntN(10))}
+	if rng.IntN(3) == 0 {
+		quick.files = l.files
+	}
+	dice := rng.IntN(100)
+	switch c.state {
+	case "none":
+		switch {
+		case dice < 10:
+			op := []string{"exec", "stop", "start", "down", "cancel", "autostop"}[rng.IntN(6)]
+			a := l.in.ask(op, c.name, quick, fails(api.ErrClusterDoesNotExist))
+			a.least, a.most = 0, 0
+			l.in.wait(a)
+		case dice < 40:
+			l.many(c, "launch", 2, quick)
+			c.state = "up"
+		default:
+			quick.nodes = 1 + rng.IntN(2)
+			does("launch", quick, "up")
+		}
+	case "up":
+		switch {
+		case dice < 30:
+			l.many(c, "exec", 1+rng.IntN(4), quick)
+		case dice < 40:
+			l.cancel(c)
+		case dice < 50:
+			does("autostop", job{}, "up")
+		case dice < 60:
+			does("launch", quick, "up")
+		case dice < 75:
+			l.quiet(c)
+			does("stop", job{}, "stopped")
+		case dice < 80:
+			does("start", job{}, "up") // it is up already
+		case dice < 85:
+			l.idleOut(c)
+		case dice < 90:
+			l.loseNode(c)
+		default:
+			l.quiet(c)
+			does("down", job{}, "none")
+		}
+	case "stopped":
+		switch {
+		case dice < 50:
+			does("start", job{}, "up")
+		case dice < 70:
+			does("launch", quick, "up")
+		case dice < 80:
+			a := l.in.ask("exec", c.name, quick, fails(api.ErrClusterNotUp))
+			a.least, a.most = 0, 0
+			l.in.wait(a)
+		case dice < 85:
+			does("stop", job{}, "stopped") // it is stopped already
+		default:
+			does("down", job{}, "none")
+		}
+	}
+}
+
+// many sends several requests at once; all of them must succeed.
+func (l *load) many(c *subject, op string, n int, j job) {
+	var wg sync.WaitGroup
+	for range n {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			l.do(op, c.name, j, succeeds)
+		}()
+	}
+	wg.Wait()
+}
+
+// quiet waits until every job of the cluster has ended, so that what ends it takes none along.
+func (l *load) quiet(c *subject) {
+	l.in.eventually("the jobs of "+c.name+" end", func() bool { return l.in.unfinished(c.name) == 0 })
+}
+
+// cancel starts a job that takes for ever, and cancels it.
+func (l *load) cancel(c *subject) {
+	a, r := l.do("exec", c.name, job{sleep: "600"}, succeeds)
+	if r == nil {
+		return
+	}
+	a.least = 0 // it may not have begun yet
+	l.do("cancel", c.name, job{}, succeeds)
+	l.in.jobReaches(a, r, api.JobCancelled)
+	for _, other := range l.in.book.all() { // so were the jobs before it
+		if other.cluster == c.name && other.ranks > 0 {
+			other.least = 0
+		}
+	}
+}
+
+// idleOut lets the cluster stop itself.
+func (l *load) idleOut(c *subject) {
+	l.quiet(c)
+	l.do("autostop", c.name, job{}, succeeds)
+	l.in.idle(c.name)
+	if l.in.eventually(c.name+" is stopped", func() bool { return l.in.status(c.name) == api.ClusterStopped }) {
+		c.state = "stopped"
+	}
+}
+
+// loseNode kills a node behind the server's back, as a crash of the machine would, and takes the rest down.
+func (l *load) loseNode(c *subject) {
+	var inits []int
+	for _, p := range l.in.processes() {
+		if ok, _ := filepath.Match(c.name+"-*/node*", p.node); ok && p.verb() == "init" {
+			inits = append(inits, p.pid)
+		}
+	}
+	if len(inits) == 0 {
+		l.in.t.Errorf("%s is up and has no nodes", c.name)
+		return
+	}
+	l.quiet(c)
+	syscall.Kill(inits[0], syscall.SIGKILL)
+	l.nodes.Add(1)
+	l.in.eventually(c.name+" is seen to be broken or gone", func() bool { s := l.in.status(c.name); return s == "" || s == api.ClusterInit })
+	l.do("down", c.name, job{}, either(succeeds, fails(api.ErrClusterDoesNotExist)))
+	c.state = "none"
+}
+
+// fight works on a cluster that another client works on too: what a request comes to depends on who was first, but it
+// comes to an end, and no job runs twice.
+func (l *load) fight(name string, rng *rand.Rand) {
+	lost := fails(api.ErrClusterDoesNotExist, api.ErrClusterNotUp, api.ErrResourcesMismatch)
+	for l.going() {
+		op := []string{"launch", "launch", "launch", "exec", "exec", "exec", "cancel", "autostop", "stop", "start", "down"}[rng.IntN(11)]
+		a := l.in.ask(op, name, job{sleep: fmt.Sprintf("0.%d", rng.IntN(10))}, either(succeeds, cancelled, lost))
+		a.least = 0
+		if r := l.in.wait(a); r != nil && r.Status == api.RequestFailed && a.ranks > 0 {
+			a.most = 0
+		}
+		time.Sleep(time.Duration(rng.IntN(500)) * time.Millisecond)
+	}
+}
