@@ -24,7 +24,8 @@ type Provider interface {
 	// List returns every node under the tag, whatever its state, in bulk. A node just created may be missing for a while.
 	List(ctx context.Context, tag Tag) ([]Node, error)
 	// Delete ends nodes of one cluster incarnation for good: all of them, or those with the given ids. It is
-	// idempotent; NotFound means that nothing is left.
+	// idempotent; NotFound means that nothing is left that the infra shows. Ids that Create returned are found also while
+	// listings do not show them yet.
 	Delete(ctx context.Context, ref ClusterRef, nodeIDs []string) error
 	// Transport gives the way to a node's agent.
 	Transport(ctx context.Context, n Node) (Transport, error)

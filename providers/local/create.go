@@ -117,6 +117,11 @@ func complete(s providers.NodeSpec, p *Provider) providers.NodeSpec {
 	if s.MemoryGB <= 0 {
 		s.MemoryGB = m.memoryGB
 	}
+	for _, g := range m.gpus {
+		if strings.EqualFold(g.Name, s.Accelerator) {
+			s.Accelerator = g.Name
+		}
+	}
 	s.Region = Region
 	return s
 }

@@ -29,7 +29,7 @@ func TestHelper(t *testing.T) {
 		t.Skip("started by TestKilledAtFailpoints only")
 	}
 	agent := agentFile{c.Agent, c.SHA}
-	p, err := New(Options{Root: c.Root, Installation: "inst", Agent: agent, GPUs: []GPU{}})
+	p, err := New(Options{Root: c.Root, Installation: installation, Agent: agent, GPUs: []GPU{}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -197,7 +197,8 @@ func each(recs []*record, f func(*record) error) error {
 	return first
 }
 
-// background finishes what a killed process began: nodes that shall not run and still do.
+// background finishes what a killed process began: nodes that shall not run and still do. It also ends what outlived the
+// init of a plain process tree, so that "gone" means that nothing of the node runs.
 func (p *Provider) background(ref providers.ClusterRef) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -219,7 +220,14 @@ func (p *Provider) background(ref providers.ClusterRef) {
 				case r.Want == wantGone && p.findInit(r, newTable()) != nil:
 					return p.end(ctx, r, 0)
 				}
-				return nil
+				if st, _ := p.state(r, newTable()); st != providers.NodeStopping {
+					return nil
+				}
+				if err := p.end(ctx, r, 0); err != nil {
+					return err
+				}
+				r.Buried = true
+				return r.save()
 			})
 		})
 		if err != nil && !providers.Is(err, providers.NotFound) {

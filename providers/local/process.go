@@ -99,6 +99,9 @@ func (p *Provider) state(r *record, procs *table) (providers.NodeState, string) 
 	case r.Boot != bootID():
 		return providers.NodeStopped, "the machine was restarted"
 	}
+	if !r.Isolated && !r.Buried {
+		return providers.NodeStopping, "killed" // it is gone once the processes that outlived its init are ended
+	}
 	return providers.NodeGone, "killed"
 }
 
@@ -141,10 +144,19 @@ func (p *Provider) end(ctx context.Context, r *record, grace time.Duration) erro
 		}
 		return out
 	}
-	marked := func() []proctree.Proc { return proctree.WithEnv("SKYLOOM_NODE=" + r.mark()) }
+	marked := func() (out []proctree.Proc) {
+		for _, q := range proctree.WithEnv("SKYLOOM_NODE=" + r.mark()) {
+			if !r.stranger(q) {
+				out = append(out, q)
+			}
+		}
+		return out
+	}
 	if grace > 0 && root != nil {
-		root.Signal(syscall.SIGTERM)
-		for deadline := time.Now().Add(grace); root.Alive() && time.Now().Before(deadline); {
+		for i, deadline := 0, time.Now().Add(grace); root.Alive() && time.Now().Before(deadline); i++ {
+			if i%50 == 0 { // again: the first process of a PID namespace does not get a signal that it does not handle yet
+				root.Signal(syscall.SIGTERM)
+			}
 			time.Sleep(5 * time.Millisecond)
 		}
 	}
@@ -165,6 +177,19 @@ func (p *Provider) end(ctx context.Context, r *record, grace time.Duration) erro
 	return nil
 }
 
+// stranger says that a process bears the node's mark and lives in a like node below another Root: that of an installation
+// that was copied, say.
+func (r *record) stranger(q proctree.Proc) bool {
+	home := filepath.Join(r.dir, "home")
+	tail := filepath.Join(filepath.Base(filepath.Dir(r.dir)), filepath.Base(r.dir), "home")
+	for _, v := range environ(q.PID) {
+		if dir, ok := strings.CutPrefix(v, "HOME="); ok {
+			return dir != home && strings.HasSuffix(dir, "/"+tail)
+		}
+	}
+	return false
+}
+
 // remove ends a node and removes all that is left of it.
 func (p *Provider) remove(ctx context.Context, r *record) error {
 	if err := p.end(ctx, r, 0); err != nil {
@@ -176,12 +201,16 @@ func (p *Provider) remove(ctx context.Context, r *record) error {
 	p.disarm(r.ID)
 	os.Remove(r.Socket)
 	// From here on the node is not there; its files may take longer.
-	gone, err := os.MkdirTemp(filepath.Join(p.root, "trash"), "gone-")
-	if err == nil {
-		err = os.Rename(r.dir, filepath.Join(gone, "node"))
-	}
-	if err != nil && !os.IsNotExist(err) {
-		return internal(err, "remove the folder of node %s", r.ID)
+	var gone string
+	for try := 0; exists(r.dir); try++ {
+		var err error
+		if gone, err = os.MkdirTemp(filepath.Join(p.root, "trash"), "gone-"); err == nil {
+			err = os.Rename(r.dir, filepath.Join(gone, "node"))
+		}
+		// A server that just starts may have swept the empty folder away.
+		if err != nil && (!os.IsNotExist(err) || try == 10) {
+			return internal(err, "remove the folder of node %s", r.ID)
+		}
 	}
 	os.Remove(filepath.Dir(r.dir)) // once it is empty
 	if err := failpoint.Hit(fpRemoved); err != nil {
@@ -190,7 +219,9 @@ func (p *Provider) remove(ctx context.Context, r *record) error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		removeAll(gone)
+		if gone != "" {
+			removeAll(gone)
+		}
 	}()
 	select {
 	case <-done:

@@ -155,12 +155,26 @@ func (p *Provider) Transport(ctx context.Context, n providers.Node) (providers.T
 	return transport{h.Socket}, ctx.Err()
 }
 
-// sweep removes what a killed process left in the trash or half written.
+// sweep removes what a killed process left in the trash or half written, and programs that no node runs any more.
 func (p *Provider) sweep() {
 	old, _ := filepath.Glob(filepath.Join(p.root, "trash", "*"))
 	for _, d := range old {
 		// Younger ones may be another process's, which is writing a node there.
 		if st, err := os.Stat(d); err == nil && (strings.HasPrefix(filepath.Base(d), "gone-") || time.Since(st.ModTime()) > 10*time.Minute) {
+			removeAll(d)
+		}
+	}
+	recs, err := p.records("")
+	if err != nil {
+		return
+	}
+	used := map[string]bool{}
+	for _, r := range recs {
+		used[filepath.Dir(r.Program)] = true
+	}
+	programs, _ := filepath.Glob(filepath.Join(p.root, "bin", "*"))
+	for _, d := range programs {
+		if st, err := os.Stat(d); err == nil && !used[d] && time.Since(st.ModTime()) > time.Hour {
 			os.RemoveAll(d)
 		}
 	}

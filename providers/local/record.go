@@ -53,6 +53,11 @@ type record struct {
 	SpawnedAt time.Time     `json:"spawned_at,omitzero"`
 	Boot      string        `json:"boot,omitempty"`
 	Init      proctree.Proc `json:"init,omitzero"`
+	// Program is the agent's program that runs; Isolated says that the kernel ends all processes with Init. If not,
+	// Buried says that those which outlived it were ended.
+	Program  string `json:"program,omitempty"`
+	Isolated bool   `json:"isolated,omitempty"`
+	Buried   bool   `json:"buried,omitempty"`
 
 	dir string
 }
@@ -106,11 +111,15 @@ func (p *Provider) records(hash string) ([]*record, error) {
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 			continue // deleted meanwhile
 		}
-		if err == nil {
-			err = json.Unmarshal(b, r)
-		}
 		if err != nil {
-			return nil, internal(err, "the record of a node cannot be read: %s", path)
+			return nil, internal(err, "the record of a node cannot be read")
+		}
+		if err := json.Unmarshal(b, r); err != nil {
+			if !r.salvage() {
+				return nil, &providers.Error{Kind: providers.Internal, Scope: providers.ScopeCloud, Msg: "local: the record of a node is damaged: " + path, Err: err,
+					Hint: "end its processes, if any, and remove that folder"}
+			}
+			p.log.Error("local: a damaged record was made up from the agent's configuration", "node", r.ID, "err", err)
 		}
 		if hash == "" || r.Cluster.Hash == hash {
 			out = append(out, r)
@@ -124,6 +133,19 @@ func (p *Provider) records(hash string) ([]*record, error) {
 		return a.Rank < b.Rank
 	})
 	return out, nil
+}
+
+// salvage makes a damaged record up from node.json, so that the node can be listed and deleted.
+func (r *record) salvage() bool {
+	var c agentapi.NodeConfig
+	if durable.ReadJSON(r.config(), &c) != nil || c.NodeID == "" {
+		return false
+	}
+	*r = record{dir: r.dir, ID: c.NodeID, Rank: c.Rank, Cluster: providers.ClusterRef{Installation: c.Installation, Name: c.ClusterName, Hash: c.ClusterHash},
+		IP: c.IP, Socket: c.Socket, Cgroup: c.CgroupRoot, Devices: c.Resources.DeviceIDs, Isolated: c.Isolated, Want: wantRunning,
+		Spec:      providers.NodeSpec{CPUs: c.Resources.CPUs, MemoryGB: c.Resources.MemoryGB, Accelerator: c.Resources.Accelerator, AcceleratorCount: c.Resources.AcceleratorCount},
+		SpawnedAt: time.Unix(0, 0), Boot: bootID(), Created: time.Unix(0, 0)}
+	return true
 }
 
 // own reads the nodes of one incarnation.

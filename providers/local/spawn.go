@@ -35,6 +35,7 @@ func (p *Provider) program(src providers.AgentSource) (string, error) {
 	}
 	path := filepath.Join(p.root, "bin", sha[:16], "sky-agent")
 	if _, err := os.Stat(path); err == nil {
+		os.Chtimes(filepath.Dir(path), time.Time{}, time.Now()) // sweep takes no program that was asked for lately
 		return path, nil
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -63,7 +64,7 @@ func (p *Provider) program(src providers.AgentSource) (string, error) {
 // spawn starts a node's init, detached, as well kept apart as this machine allows. The record says before that it is
 // about to start, and after which process it is.
 func (p *Provider) spawn(r *record, agent string) error {
-	r.SpawnedAt, r.Boot, r.Init = time.Now().UTC(), bootID(), proctree.Proc{}
+	r.SpawnedAt, r.Boot, r.Init, r.Program, r.Buried = time.Now().UTC(), bootID(), proctree.Proc{}, agent, false
 	type way struct{ namespaces, cgroup bool }
 	ways := []way{{false, true}, {false, false}}
 	if p.isolates() {
@@ -93,6 +94,7 @@ func (p *Provider) spawn(r *record, agent string) error {
 			return nil
 		}
 		last = err
+		removeCgroup(r.Cgroup)
 		// What a kernel or a container forbids; anything else fails in every way.
 		if !errors.Is(err, syscall.EPERM) && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.ENOSYS) && !errors.Is(err, syscall.EBUSY) &&
 			!errors.Is(err, syscall.EACCES) && !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EOPNOTSUPP) {
@@ -106,6 +108,7 @@ func (p *Provider) start(r *record, agent string, namespaces bool, group *os.Fil
 	if err := durable.WriteJSON(r.config(), p.nodeConfig(r, namespaces)); err != nil {
 		return err
 	}
+	r.Isolated = namespaces
 	os.Remove(filepath.Join(r.agentDir(), "ended.json"))
 	if err := r.save(); err != nil {
 		return err
@@ -115,11 +118,20 @@ func (p *Provider) start(r *record, agent string, namespaces bool, group *os.Fil
 		return err
 	}
 	defer logFile.Close()
-	cmd := exec.Command(agent, "init", "--config", r.config())
-	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = "/", environment(r), logFile, logFile
-	cmd.SysProcAttr = attributes(namespaces, group)
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("run %s: %w", agent, err)
+	var cmd *exec.Cmd
+	for try := 0; ; try++ {
+		cmd = exec.Command(agent, "init", "--config", r.config())
+		cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = "/", environment(r), logFile, logFile
+		cmd.SysProcAttr = attributes(namespaces, group)
+		err := cmd.Start()
+		if err == nil {
+			break
+		}
+		// A program just written is busy as long as a child forked meanwhile, by any goroutine, has not come to its exec.
+		if !errors.Is(err, syscall.ETXTBSY) || try == 100 {
+			return fmt.Errorf("run %s: %w", agent, err)
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
 	if err := failpoint.Hit(fpSpawned); err != nil {
 		p.log.Warn("local: after the start of a node", "err", err)

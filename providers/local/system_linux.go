@@ -6,6 +6,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -80,6 +82,12 @@ func runs(pid int, config string) bool {
 	return err == nil && slices.Contains(strings.Split(string(b), "\x00"), config)
 }
 
+// environ is the environment that a process was started with, as far as it may be read.
+func environ(pid int) []string {
+	b, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ")
+	return strings.Split(string(b), "\x00")
+}
+
 // cgroupMount finds where cgroup v2 is mounted for writing, "" if nowhere.
 var cgroupMount = sync.OnceValue(func() string {
 	f, err := os.Open("/proc/self/mountinfo")
@@ -106,7 +114,8 @@ func openCgroup(r *record) *os.File {
 	if mount == "" {
 		return nil
 	}
-	dir := filepath.Join(mount, "skyloom-"+short(r.Cluster.Installation), r.Cluster.Hash+"-"+strconv.Itoa(r.Rank))
+	where := sha256.Sum256([]byte(r.dir)) // a copied installation has the same names elsewhere
+	dir := filepath.Join(mount, "skyloom-"+short(r.Cluster.Installation), fmt.Sprintf("%s-%d-%x", r.Cluster.Hash, r.Rank, where[:3]))
 	if exists(dir) {
 		removeCgroup(dir) // see end
 	}
