@@ -76,7 +76,7 @@ func (a *Activities) Submit(ctx context.Context, in SubmitInput) (SubmitOutput, 
 func jobSpec(t *task.Task, in SubmitInput, secrets map[string]string) agentapi.JobSpec {
 	s := agentapi.JobSpec{
 		Key: in.RequestID, Epoch: in.Epoch, Name: t.Name, User: in.User, UserHash: in.UserHash, NumNodes: max(t.NumNodes, 1),
-		Run: t.Run, Workdir: t.Workdir != nil, Envs: t.Envs, Secrets: secrets, CPUs: defaultCPUs,
+		Run: t.Run, Workdir: true, Envs: t.Envs, Secrets: secrets, CPUs: defaultCPUs,
 	}
 	if in.Setup {
 		s.Setup = t.Setup

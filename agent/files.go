@@ -62,7 +62,7 @@ func (a *Agent) fileRoutes(m *http.ServeMux) {
 	}))
 }
 
-// target says where files go: an absolute path, or one below the home.
+// target says where files go: an absolute path, one below the home, or one below the folder that commands run in.
 func (a *Agent) target(to agentapi.FileApply) (filesync.Target, error) {
 	dst := to.Dst
 	switch {
@@ -73,7 +73,7 @@ func (a *Agent) target(to agentapi.FileApply) (filesync.Target, error) {
 	case dst == "~" || strings.HasPrefix(dst, "~/"):
 		dst = filepath.Join(a.cfg.Home, strings.TrimPrefix(dst, "~"))
 	case !filepath.IsAbs(dst):
-		dst = filepath.Join(a.cfg.Home, dst)
+		dst = filepath.Join(a.cfg.Home, "sky_workdir", dst)
 	}
 	dst = filepath.Clean(dst)
 	if dst == "/" && to.Mirror {

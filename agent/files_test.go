@@ -91,7 +91,7 @@ func TestFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.push(one, agentapi.FileApply{Dst: "etc/start", File: true})
-	if n.file("etc/start") != "echo from the workdir\n" {
+	if n.file("sky_workdir/etc/start") != "echo from the workdir\n" {
 		t.Error("a single file did not arrive")
 	}
 	if left, _ := os.ReadDir(filepath.Join(n.cfg.Dir, "spool")); len(left) != 0 {

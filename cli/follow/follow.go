@@ -249,7 +249,7 @@ func Logs(ctx context.Context, s *session.Session, c *api.Client, cluster string
 			mark = s.IO.ErrStyle(session.Red, "✗")
 		}
 		line := fmt.Sprintf("%s Job %d ended: %s", mark, end.JobID, end.Status)
-		if end.Reason != "" && end.Status != api.JobSucceeded {
+		if end.Reason != "" && end.Status != api.JobSucceeded && !strings.EqualFold(end.Reason, string(end.Status)) {
 			line += " (" + end.Reason + ")"
 		}
 		s.IO.Notef("%s", line)
