@@ -64,12 +64,7 @@ const maxSocket = 100
 // socketPath gives the path of a node's socket. Where Root is too deep, a short folder of this user's stands in for it.
 func (p *Provider) socketPath(ref providers.ClusterRef, rank int) (string, error) {
 	name := fmt.Sprintf("%s-%d.sock", ref.Hash, rank)
-	short := fmt.Sprintf("skyloom-%d-%x", os.Getuid(), sha256.Sum256([]byte(p.root)))[:26]
-	dirs := []string{filepath.Join(p.root, "s")}
-	if d := os.Getenv("XDG_RUNTIME_DIR"); d != "" {
-		dirs = append(dirs, filepath.Join(d, short))
-	}
-	dirs = append(dirs, filepath.Join("/run", short), filepath.Join("/var/tmp", short))
+	dirs := append([]string{filepath.Join(p.root, "s")}, p.shortDirs()...)
 	var last error
 	for _, d := range dirs {
 		path := filepath.Join(d, name)
@@ -84,19 +79,28 @@ func (p *Provider) socketPath(ref providers.ClusterRef, rank int) (string, error
 	return "", internal(last, "no folder for the socket of node %s", nodeID(ref, rank))
 }
 
-// forgetSockets removes the short folder outside Root with its last node.
-func (p *Provider) forgetSockets(ctx context.Context, r *record) {
-	dir := filepath.Dir(r.Socket)
-	if strings.HasPrefix(dir, p.root) {
-		return
+// shortDirs are the folders for sockets outside Root, best first.
+func (p *Provider) shortDirs() (dirs []string) {
+	name := fmt.Sprintf("skyloom-%d-%x", os.Getuid(), sha256.Sum256([]byte(p.root)))[:26]
+	for _, d := range []string{os.Getenv("XDG_RUNTIME_DIR"), "/run", "/var/tmp"} {
+		if filepath.IsAbs(d) {
+			dirs = append(dirs, filepath.Join(d, name))
+		}
 	}
+	return dirs
+}
+
+// forgetSockets removes the short folder with the last node.
+func (p *Provider) forgetSockets(ctx context.Context) {
 	unlock, err := p.lock(ctx, "root") // nodes get their sockets under it
 	if err != nil {
 		return
 	}
 	defer unlock()
 	if all, err := p.records(""); err == nil && len(all) == 0 {
-		os.Remove(dir)
+		for _, d := range p.shortDirs() {
+			os.Remove(d) // if it is there and empty
+		}
 	}
 }
 

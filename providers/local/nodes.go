@@ -53,7 +53,7 @@ func (p *Provider) Delete(ctx context.Context, ref providers.ClusterRef, nodeIDs
 		if !exists(p.clusterDir(ref)) {
 			os.Remove(filepath.Join(p.root, "locks", lockName(ref)))
 		}
-		p.forgetSockets(ctx, recs[0])
+		p.forgetSockets(ctx)
 		return err
 	})
 }

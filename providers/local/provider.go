@@ -164,6 +164,7 @@ func (p *Provider) sweep() {
 			removeAll(d)
 		}
 	}
+	p.forgetSockets(context.Background())
 	recs, err := p.records("")
 	if err != nil {
 		return
