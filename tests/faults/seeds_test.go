@@ -2,10 +2,13 @@ package faults
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -32,6 +35,8 @@ var zones = []string{"east-1a", "east-1b", "east-1c", "west-1a", "west-1b", "nor
 // where they begin.
 func TestSeeds(t *testing.T) {
 	first, n := number(t, "SKYLOOM_FIRST_SEED", 1), number(t, "SKYLOOM_SEEDS", 200)
+	var mu sync.Mutex
+	total := map[string]int{}
 	slots := make(chan struct{}, runtime.GOMAXPROCS(0))
 	t.Run("all", func(t *testing.T) {
 		for seed := int64(first); seed < int64(first+n); seed++ {
@@ -39,13 +44,21 @@ func TestSeeds(t *testing.T) {
 				t.Parallel()
 				slots <- struct{}{}
 				defer func() { <-slots }()
-				runSeed(t, seed)
+				tally := runSeed(t, seed)
+				mu.Lock()
+				defer mu.Unlock()
+				for k, n := range tally {
+					total[k] += n
+				}
 			})
 		}
 	})
+	for _, k := range slices.Sorted(maps.Keys(total)) {
+		t.Logf("%7d %s", total[k], k)
+	}
 }
 
-func runSeed(t *testing.T, seed int64) {
+func runSeed(t *testing.T, seed int64) (tally map[string]int) {
 	var story string
 	defer func() {
 		if t.Failed() {
@@ -60,8 +73,10 @@ func runSeed(t *testing.T, seed int64) {
 		s.Heal()
 		w.StopFaults()
 		w.Converge(12*time.Hour, names...)
+		tally = w.Tally()
 		if w.T.Failed() {
 			story = w.Story(names...)
 		}
 	})
+	return tally
 }

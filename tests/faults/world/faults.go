@@ -39,13 +39,14 @@ type faults struct {
 	mu      sync.Mutex
 	off     bool
 	counts  map[string]int
+	hits    map[string]int
 	options map[string]workflow.ActivityOptions // by workflow and activity, as asked for last
 	base    context.Context                     // ends with the world
 	wg      sync.WaitGroup
 }
 
 func newFaults(ctx context.Context, seed int64, r Rates) *faults {
-	return &faults{seed: seed, rates: r, counts: map[string]int{}, options: map[string]workflow.ActivityOptions{}, base: ctx}
+	return &faults{seed: seed, rates: r, counts: map[string]int{}, hits: map[string]int{}, options: map[string]workflow.ActivityOptions{}, base: ctx}
 }
 
 // stop ends the faults of activities and signals.
@@ -77,9 +78,17 @@ func draw(seed int64, key string) float64 {
 	return float64(x>>11) / (1 << 53)
 }
 
+// hit counts a fault that struck.
+func (f *faults) hit(kind string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hits[kind]++
+}
+
 // signal lets a signal meet its faults. deliver returns how to deliver it once more.
 func (f *faults) signal(ctx context.Context, key string, deliver func() (again func(), err error)) error {
 	if r := f.roll("slow", key); r < f.rates.Slow {
+		f.hit("signal slow")
 		if err := sleep(ctx, time.Duration(r/f.rates.Slow*float64(8*time.Second))); err != nil {
 			return err
 		}
@@ -89,9 +98,11 @@ func (f *faults) signal(ctx context.Context, key string, deliver func() (again f
 		return err
 	}
 	if f.roll("twice", key) < f.rates.Twice {
+		f.hit("signal twice")
 		again()
 	}
 	if r := f.roll("late", key); r < f.rates.Late {
+		f.hit("signal late")
 		f.wg.Add(1)
 		go func() {
 			defer f.wg.Done()
@@ -101,6 +112,7 @@ func (f *faults) signal(ctx context.Context, key string, deliver func() (again f
 		}()
 	}
 	if f.roll("unsure", key) < f.rates.Unsure {
+		f.hit("signal unsure")
 		return errors.New("the engine did not answer; it may have taken the signal")
 	}
 	return nil
@@ -134,10 +146,12 @@ func (a *activityFaults) ExecuteActivity(ctx context.Context, in *interceptor.Ex
 	key := info.WorkflowExecution.ID + "|" + info.ActivityType.Name
 	if info.IsLocalActivity {
 		if a.f.roll("before", key) < a.f.rates.Before {
+			a.f.hit("died before (local)")
 			return nil, errDied
 		}
 		out, err := a.Next.ExecuteActivity(ctx, in)
 		if err == nil && a.f.roll("after", key) < a.f.rates.After {
+			a.f.hit("died after (local)")
 			return nil, errDied
 		}
 		return out, err
@@ -180,9 +194,11 @@ func (a *activityFaults) attempt(ctx context.Context, key string, o workflow.Act
 	ctx, cancel := context.WithTimeout(ctx, o.StartToCloseTimeout)
 	defer cancel()
 	if f.roll("before", key) < f.rates.Before {
+		f.hit("died before")
 		return nil, errors.Join(errDied, sleep(ctx, noticed))
 	}
 	if r := f.roll("midway", key); r < f.rates.Midway {
+		f.hit("died midway")
 		// Dies somewhere within five seconds, quick effects most of the time done.
 		mid, die := context.WithTimeout(ctx, time.Duration(r/f.rates.Midway*r/f.rates.Midway*float64(5*time.Second)))
 		defer die()
@@ -190,6 +206,7 @@ func (a *activityFaults) attempt(ctx context.Context, key string, o workflow.Act
 		return nil, errors.Join(errDied, err, sleep(ctx, noticed))
 	}
 	if r := f.roll("zombie", key); r < f.rates.Zombie {
+		f.hit("zombie")
 		zctx, end := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(r/f.rates.Zombie*float64(10*time.Second)))
 		f.wg.Add(1)
 		go func() {
@@ -201,6 +218,7 @@ func (a *activityFaults) attempt(ctx context.Context, key string, o workflow.Act
 	}
 	out, err := a.Next.ExecuteActivity(ctx, in)
 	if err == nil && f.roll("after", key) < f.rates.After {
+		f.hit("died after")
 		return nil, errors.Join(errDied, sleep(ctx, noticed))
 	}
 	return out, err

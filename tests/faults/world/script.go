@@ -21,6 +21,8 @@ type Script struct {
 	Patient bool
 	// Zones may lose their capacity for a while.
 	Zones []string
+
+	shape map[string]string // what tasks on a cluster ask for, most of the time
 }
 
 // OptionsFor are the world's options for a seed: how much goes wrong, and how slow the cloud is.
@@ -45,11 +47,17 @@ func OptionsFor(seed int64) Options {
 	}
 }
 
-// Play runs the script's steps.
+// Play runs the script's steps: a launch first, then what comes, now and then several at once.
 func (s *Script) Play() {
+	s.shape = map[string]string{}
+	for _, n := range s.Names {
+		s.launch(n)
+	}
 	for range s.Steps {
+		if !s.chance(0.3) {
+			s.W.Sleep(time.Duration(s.Rand.Float64() * s.Rand.Float64() * float64(s.Pause)))
+		}
 		s.step()
-		s.W.Sleep(time.Duration(s.Rand.Float64() * s.Rand.Float64() * float64(s.Pause)))
 	}
 }
 
@@ -57,15 +65,19 @@ func (s *Script) name() string { return s.Names[s.Rand.IntN(len(s.Names))] }
 
 func (s *Script) chance(p float64) bool { return s.Rand.Float64() < p }
 
-// task makes up a task.
-func (s *Script) task() string {
-	t := "resources: {cpus: 2+"
-	if s.chance(0.4) {
-		t += ", use_spot: true"
-	}
-	t += "}\n"
-	if n := s.Rand.IntN(5); n > 2 {
-		t += fmt.Sprintf("num_nodes: %d\n", n-1)
+// task makes up a task for a cluster.
+func (s *Script) task(name string) string {
+	t := s.shape[name]
+	if t == "" || s.chance(0.1) {
+		t = "resources: {cpus: 2+"
+		if s.chance(0.5) {
+			t += ", use_spot: true"
+		}
+		t += "}\n"
+		if n := s.Rand.IntN(5); n > 2 {
+			t += fmt.Sprintf("num_nodes: %d\n", n-1)
+		}
+		s.shape[name] = t
 	}
 	if s.chance(0.3) {
 		t += "setup: echo setup && sleep 2\n"
@@ -89,26 +101,10 @@ func (s *Script) step() {
 	w := s.W
 	switch s.Rand.IntN(28) {
 	case 0, 1, 2, 3, 4, 5, 6:
-		b := api.LaunchBody{Cluster: s.name(), Task: s.task()}
-		if s.Patient {
-			b.RetryUntilUp = s.chance(0.4)
-			if s.chance(0.2) {
-				idle := 1 + s.Rand.IntN(3)
-				b.IdleMinutes, b.Down = &idle, s.chance(0.6)
-			}
-		}
-		base(&b.Base)
-		switch {
-		case s.chance(0.1): // the server dies between its answer and the engine; it resumes later
-			w.Accept("launch", b.Base, b.Cluster, b)
-		case s.chance(0.1): // a client that repeats itself
-			w.Launch(b)
-			w.Launch(b)
-		default:
-			w.Launch(b)
-		}
+		s.launch(s.name())
 	case 7, 8, 9, 10:
-		w.Exec(api.ExecBody{Cluster: s.name(), Task: s.task()})
+		name := s.name()
+		w.Exec(api.ExecBody{Cluster: name, Task: s.task(name)})
 	case 11, 12:
 		w.Stop(s.name())
 	case 13, 14:
@@ -145,12 +141,18 @@ func (s *Script) step() {
 			w.Cloud.Cut(row.NodeNames[s.Rand.IntN(len(row.NodeNames))], time.Duration(s.Rand.Float64()*float64(4*s.Pause)))
 		}
 	case 26:
-		if len(s.Zones) > 0 {
-			zone := s.Zones[s.Rand.IntN(len(s.Zones))]
-			if s.chance(0.5) {
-				w.Cloud.SetCapacity(zone, "", 0)
-			} else {
-				w.Cloud.KillZone(zone)
+		if len(s.Zones) == 0 {
+			return
+		}
+		zone := s.Zones[s.Rand.IntN(len(s.Zones))]
+		switch s.Rand.IntN(3) {
+		case 0:
+			w.Cloud.SetCapacity(zone, "", 0)
+		case 1:
+			w.Cloud.KillZone(zone)
+		case 2: // nothing is left anywhere
+			for _, z := range s.Zones {
+				w.Cloud.SetCapacity(z, "", 0)
 			}
 		}
 	case 27:
@@ -161,6 +163,29 @@ func (s *Script) step() {
 			w.Resume()
 			s.Heal()
 		}
+	}
+}
+
+// launch launches on a cluster: once, twice, or with a server that dies between its answer and the engine.
+func (s *Script) launch(name string) {
+	w := s.W
+	b := api.LaunchBody{Cluster: name, Task: s.task(name)}
+	if s.Patient {
+		b.RetryUntilUp = s.chance(0.4)
+		if s.chance(0.2) {
+			idle := 1 + s.Rand.IntN(3)
+			b.IdleMinutes, b.Down = &idle, s.chance(0.6)
+		}
+	}
+	base(&b.Base)
+	switch {
+	case s.chance(0.1):
+		w.Accept("launch", b.Base, b.Cluster, b)
+	case s.chance(0.1):
+		w.Launch(b)
+		w.Launch(b)
+	default:
+		w.Launch(b)
 	}
 }
 

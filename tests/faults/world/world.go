@@ -461,6 +461,45 @@ func (w *World) Reap() {
 	}
 }
 
+// Tally counts what happened, by kind: requests by their end, faults that struck, nodes by how they ended.
+func (w *World) Tally() map[string]int {
+	t := map[string]int{}
+	w.faults.mu.Lock()
+	for k, n := range w.faults.hits {
+		t["fault: "+k] = n
+	}
+	w.faults.mu.Unlock()
+	for _, id := range w.Submitted {
+		r := w.Request(id)
+		what := string(r.Status)
+		if r.Error != nil {
+			what += " " + r.Error.Kind
+		}
+		t[r.Name+": "+what]++
+	}
+	for _, e := range w.Cloud.Ledger().Entries {
+		t["node: "+e.Reason]++
+	}
+	evs, err := w.Store.Events(context.Background(), store.EventFilter{})
+	if err != nil {
+		w.T.Error(err)
+	}
+	for _, ev := range evs {
+		switch {
+		case ev.Step == "reap":
+			t["reaped"]++
+		case ev.Kind == api.EventRetry:
+			t["waited for room"]++
+		case ev.Kind == api.EventError:
+			t["error event: "+ev.Step]++
+		}
+	}
+	if w.sim != nil {
+		t["continued as new"] = w.sim.continued
+	}
+	return t
+}
+
 func errText(e *api.Error) string {
 	if e == nil {
 		return ""
