@@ -164,7 +164,9 @@ func (p *Provider) sweep() {
 			removeAll(d)
 		}
 	}
-	p.forgetSockets(context.Background())
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	p.forgetSockets(ctx)
 	recs, err := p.records("")
 	if err != nil {
 		return
