@@ -379,4 +379,3 @@ func TestHalfDoneWorkIsTakenUp(t *testing.T) {
 		return slices.Equal(got, want)
 	})
 }
-
