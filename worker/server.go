@@ -170,7 +170,12 @@ func (s *server) bringUp(ctx context.Context, set config.Server) error {
 		return err
 	}
 
-	watch := newWatcher(s.store, s.infra.registry, s.client, s.log, uuid.NewString())
+	// With an engine of its own there is one server per home: it takes its watches up again at once after a crash.
+	owner := "embedded"
+	if !s.engine.Embedded() {
+		owner = uuid.NewString()
+	}
+	watch := newWatcher(s.store, s.infra.registry, s.client, s.log, owner)
 	bg, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.closers = append(s.closers, func() { cancel(); s.wg.Wait() })
 	back := &backend{acts: s.acts, store: s.store, engine: s.engine, client: s.client, started: s.started, home: s.o.Home, shutdown: s.shutdown}

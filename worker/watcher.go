@@ -44,7 +44,7 @@ type watch struct {
 }
 
 // leaseTTL is how long a dead server's watches stay with it.
-const leaseTTL = 6 * time.Second
+const leaseTTL = 15 * time.Second
 
 func newWatcher(s *store.Store, p *providers.Registry, c client.Client, log *slog.Logger, owner string) *watcher {
 	return &watcher{store: s, providers: p, engine: c, log: log, owner: owner, ttl: leaseTTL, running: map[string]*watch{}, gone: map[string]bool{}}
