@@ -202,7 +202,7 @@ func (l *launch) run(ctx context.Context) error {
 		return err
 	}
 	for round := 0; ; round++ {
-		l.plan, err = l.c.Optimize(ctx, &api.OptimizeBody{Task: l.text, Cluster: l.name, Config: base.Config, Workspace: base.Workspace})
+		l.plan, err = l.c.Optimize(ctx, &api.OptimizeBody{Task: l.text, Cluster: l.name, Config: base.Config, Workspace: base.Workspace, IdleMinutes: l.o.IdleMinutes, Down: l.o.Down})
 		if err != nil && !(l.o.RetryUntilUp && isKind(err, api.ErrResourcesUnavailable)) {
 			return err
 		}

@@ -116,7 +116,8 @@ func (c *Config) MemoryProvider() (settings map[string]any, on bool) {
 	case bool:
 		return nil, v
 	case map[string]any:
-		return v, true
+		on, said := v["enabled"].(bool)
+		return v, on || !said
 	}
 	return nil, false
 }
