@@ -66,6 +66,7 @@ type Agent struct {
 	exit    int
 	drivers sync.WaitGroup
 	sha     func() string
+	ssh     sshHost
 	// Sessions counts interactive sessions on the node, for autostop's wait_for: jobs_and_ssh. Nil: none.
 	Sessions func() int
 }
@@ -105,6 +106,7 @@ func Open(cfg agentapi.NodeConfig, log *slog.Logger) (*Agent, error) {
 		specs: map[int64]*agentapi.JobSpec{}, dropped: map[int64]bool{}, coalesceAt: maxEvents, parts: map[int64]*part{}, hooks: map[string]*hookRecord{},
 		idle: idleClock{kick: make(chan struct{}, 1)}, kick: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
+	a.Sessions = a.ssh.sessions
 	a.sha = sync.OnceValue(func() string { s, _ := fileSHA(a.exe); return s })
 	for _, d := range []struct {
 		path string
@@ -188,6 +190,7 @@ func (a *Agent) Run(ctx context.Context) (int, error) {
 		a.Stop(0)
 	case <-a.stop:
 	}
+	a.ssh.close()
 	for _, s := range servers {
 		s.Close()
 	}

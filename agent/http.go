@@ -120,6 +120,8 @@ func (a *Agent) routes() http.Handler {
 	}))
 	handle(m, "GET /v1/hooks/{event}", func(r *http.Request) (any, error) { return a.HookState(r.PathValue("event")) })
 	handle(m, "POST /v1/notice", with(func(n struct{ Seconds int }, _ *http.Request) (any, error) { return nil, a.Notice(n.Seconds) }))
+	handle(m, "GET /v1/ssh", func(*http.Request) (any, error) { return a.SSHHost() })
+	m.HandleFunc("POST /v1/ssh", a.upgradeSSH)
 	handle(m, "POST /v1/events/ack", with(func(s struct{ Seq int64 }, _ *http.Request) (any, error) { return nil, a.Ack(s.Seq) }))
 	a.fileRoutes(m)
 	m.HandleFunc("GET /v1/events", a.getEvents)

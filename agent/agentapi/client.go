@@ -261,6 +261,55 @@ func (c *Client) Upgrade(ctx context.Context, sha256hex string, binary io.Reader
 	return err
 }
 
+// SSHHost tells who the node's SSH server is. The first call makes its host key.
+func (c *Client) SSHHost(ctx context.Context) (SSHHost, error) {
+	return call[SSHHost](ctx, c, "GET", "/v1/ssh", nil)
+}
+
+// DialSSH opens a stream to the node's SSH server, on which a client logs in with one of the keys (each in the form
+// TYPE BASE64). ctx bounds the opening, not the life of the stream.
+func (c *Client) DialSSH(ctx context.Context, keys ...string) (io.ReadWriteCloser, error) {
+	// The context of a request that was upgraded must not end before the stream does.
+	live, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, cancel)
+	req, err := http.NewRequestWithContext(live, "POST", "http://agent/v1/ssh", http.NoBody)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", SSHProtocol)
+	for _, k := range keys {
+		req.Header.Add(SSHKeyHeader, k)
+	}
+	resp, err := c.http.Do(req)
+	if err == nil && resp.StatusCode != http.StatusSwitchingProtocols {
+		err = ReadError(resp)
+		resp.Body.Close()
+	}
+	if err == nil && !stop() { // ctx ended meanwhile
+		resp.Body.Close()
+		err = ctx.Err()
+	}
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	return sshStream{resp.Body.(io.ReadWriteCloser), cancel}, nil // what a switched protocol gives
+}
+
+// sshStream is an upgraded connection.
+type sshStream struct {
+	io.ReadWriteCloser
+	cancel context.CancelFunc
+}
+
+func (s sshStream) Close() error {
+	err := s.ReadWriteCloser.Close()
+	s.cancel()
+	return err
+}
+
 func jobPath(id int64) string { return "/v1/jobs/" + strconv.FormatInt(id, 10) }
 
 // IsKind says that an error is an agent's answer of that kind.

@@ -226,6 +226,19 @@ type FileResult struct {
 	Warnings []string `json:"warnings,omitempty"`
 }
 
+// SSHHost is GET /v1/ssh: the node's SSH server. POST /v1/ssh with "Upgrade: skyloom-ssh" turns the connection into a
+// stream to it; SSHKeyHeader, repeatable, says which public keys may log in on that stream.
+type SSHHost struct {
+	HostKey string `json:"host_key"` // TYPE BASE64
+	User    string `json:"user"`     // whom every login becomes
+}
+
+// Of the upgrade to SSH.
+const (
+	SSHProtocol  = "skyloom-ssh"
+	SSHKeyHeader = "Skyloom-Ssh-Key"
+)
+
 // Kinds of errors an agent answers with, as the type of a problem document {type, detail}.
 const (
 	KindInvalid    = "invalid"
