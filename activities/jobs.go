@@ -122,7 +122,7 @@ func agentRefused(err error, name string) (SubmitOutput, error) {
 	case agentapi.KindDiskFull:
 		return SubmitOutput{Error: &api.Error{Kind: api.ErrStorage, Message: e.Detail, Hint: "make room on the node: sky exec is not possible, but files can be removed by hand, or use a larger disk"}}, nil
 	case agentapi.KindDraining:
-		return SubmitOutput{Draining: true, Error: &api.Error{Kind: api.ErrClusterNotUp, Message: fmt.Sprintf("cluster %q is stopping itself (autostop) and takes no more jobs", name), Hint: "launch on it again once it has stopped: sky launch -c " + name}}, nil
+		return SubmitOutput{Error: &api.Error{Kind: api.ErrAutostopping, Message: fmt.Sprintf("cluster %q is stopping itself (autostop) and takes no more jobs", name), Hint: "launch on it again, which waits until it has stopped: sky launch -c " + name}}, nil
 	case agentapi.KindInvalid, agentapi.KindConflict, agentapi.KindStaleEpoch:
 		return SubmitOutput{Error: &api.Error{Kind: api.ErrInvalid, Message: e.Detail}}, nil
 	}

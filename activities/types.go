@@ -247,9 +247,8 @@ type SubmitInput struct {
 
 // SubmitOutput tells the job's number.
 type SubmitOutput struct {
-	Job      *api.Job   `json:"job,omitempty"`
-	Error    *api.Error `json:"error,omitempty"`
-	Draining bool       `json:"draining,omitempty"` // the node is about to stop itself
+	Job   *api.Job   `json:"job,omitempty"`
+	Error *api.Error `json:"error,omitempty"`
 }
 
 // ReplyInput ends a request: its row, the rows and events that go with it, and the signal to the workflow that waits.

@@ -260,6 +260,7 @@ const (
 	ErrNotFound             = "NotFound"
 	ErrClusterDoesNotExist  = "ClusterDoesNotExist"
 	ErrClusterNotUp         = "ClusterNotUp"
+	ErrAutostopping         = "ClusterAutostopping"
 	ErrResourcesUnavailable = "ResourcesUnavailable"
 	ErrResourcesMismatch    = "ResourcesMismatch"
 	ErrPrechecks            = "ProvisionPrechecks"

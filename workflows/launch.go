@@ -82,6 +82,10 @@ func (e *entity) launch(ctx workflow.Context, op cluster.Op) (res any, b store.B
 	}
 	if plan.Task.HasRun || setup {
 		job, rows, fail := e.submit(ctx, op, activities.SubmitInput{Task: body.Task, SecretRefs: body.SecretRefs, Setup: setup, UserHash: body.UserHash, GitCommit: body.GitCommit, Autostop: idle})
+		if fail != nil && fail.Kind == api.ErrAutostopping && !e.cur.cancelled {
+			e.waitForAutostop(op, fail)
+			return nil, b, nil, true
+		}
 		if fail != nil {
 			return nil, rows, fail, false
 		}
@@ -143,6 +147,14 @@ func (e *entity) waitForRoom(op cluster.Op, why *api.Error) {
 	e.record("wait for room", store.Batch{Clusters: []api.Cluster{e.row()}, Events: []store.Event{ev},
 		Requests: []store.RequestUpdate{{ID: op.Key, Status: api.RequestWaiting, Msg: firstLine(why), NextRetry: &due, Cluster: e.st.Name}}})
 	e.describe()
+}
+
+// waitForAutostop parks a launch whose cluster is stopping itself: it goes on once that is over.
+func (e *entity) waitForAutostop(op cluster.Op, why *api.Error) {
+	due := workflow.Now(e.root).Add(time.Second)
+	e.st.Waiting = append(e.st.Waiting, cluster.WaitingOp{Op: op, Due: due})
+	e.record("wait for the autostop", store.Batch{Events: []store.Event{e.event(op, api.EventRetry, "submit", "%s; the launch goes on afterwards", why.Message)},
+		Requests: []store.RequestUpdate{{ID: op.Key, Status: api.RequestWaiting, Msg: why.Message, NextRetry: &due, Cluster: e.st.Name}}})
 }
 
 func firstLine(e *api.Error) string {
