@@ -272,7 +272,7 @@ func TestRetryUntilUpWithoutRoom(t *testing.T) {
 	if r := f.sky("", words("launch -y --gpus H100 -- true")); r.code != 1 || !strings.Contains(r.err, "Error: no infra has an H100\n  local: no GPU\nTry another.") {
 		t.Errorf("%+v", r)
 	}
-	if r := f.sky("", words("launch -y -r --gpus H100 -- true")); r.code != 0 || !strings.Contains(r.err, "no infra has an H100; --retry-until-up") {
+	if r := f.sky("", words("launch -y -r --gpus H100 -- true")); r.code != 0 || !strings.Contains(r.err, "no infra has an H100; with --retry-until-up") {
 		t.Errorf("%+v", r)
 	}
 }

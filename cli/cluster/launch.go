@@ -207,7 +207,7 @@ func (l *launch) run(ctx context.Context) error {
 			return err
 		}
 		if err != nil { // nothing now: the request waits for it
-			l.plan = &api.Plan{NumNodes: l.t.NumNodes, Notes: []string{firstLine(err.Error()) + "; --retry-until-up tries again until there is."}}
+			l.plan = &api.Plan{NumNodes: l.t.NumNodes, Notes: []string{firstLine(err.Error()) + "; with --retry-until-up the server waits if that can change."}}
 		}
 		if round > 0 {
 			l.s.IO.Warnf("The plan has changed meanwhile. The new one:")
