@@ -297,7 +297,7 @@ func (a *Activities) StopNodes(ctx context.Context, in NodesInput) (NodesOutput,
 		return NodesOutput{}, err
 	}
 	for pause := 50 * time.Millisecond; ; pause = min(pause*2, 5*time.Second) {
-		if err := f.Stop.Stop(ctx, in.Ref, nil); err != nil {
+		if err := f.Stop.Stop(ctx, in.Ref, nil); err != nil && !providers.Is(err, providers.NotFound) {
 			if k := providers.KindOf(err); k == providers.Unsupported || k == providers.Invalid {
 				return NodesOutput{Error: &api.Error{Kind: api.ErrNotSupported, Message: err.Error()}}, nil
 			}
@@ -392,6 +392,22 @@ func (a *Activities) tellLost(ctx context.Context, p providers.Provider, nodes [
 		}
 		cancel()
 	}
+}
+
+// GiveUp tells the head's agent that a peer is lost, so that its jobs with a rank there end. Idempotent.
+func (a *Activities) GiveUp(ctx context.Context, in NodesInput) error {
+	defer beat(ctx)()
+	c, err := a.headClient(ctx, in.Provider, in.Nodes)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for _, n := range in.Nodes {
+		if in.Rank != nil && n.Rank == *in.Rank {
+			return c.PeerLost(ctx, agentapi.PeerLost{NodeID: n.ID, Reason: "the node is lost: it has been silent for too long"})
+		}
+	}
+	return nil
 }
 
 // PreemptNodes takes spot nodes away. Idempotent: a node that is gone stays gone.

@@ -43,6 +43,7 @@ type Observed struct {
 	Autostop int64  `json:"autostop,omitempty"`
 	Down     bool   `json:"down,omitempty"`
 	Message  string `json:"message,omitempty"`
+	Rank     int    `json:"rank,omitempty"` // of a node that is silent, answers again, or is given up
 }
 
 // ObservedKind says what was seen.
@@ -52,6 +53,9 @@ type ObservedKind string
 const (
 	ObservedReady    ObservedKind = "ready"    // every node runs and its agent answers
 	ObservedNodes    ObservedKind = "nodes"    // a node changed its state: look
+	ObservedSuspect  ObservedKind = "suspect"  // a node is silent, and its infra can't tell whether it lives
+	ObservedAlive    ObservedKind = "alive"    // it answers again
+	ObservedLost     ObservedKind = "lost"     // it has been silent for too long
 	ObservedAutostop ObservedKind = "autostop" // the agent drains and asks to be stopped
 )
 

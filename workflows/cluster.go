@@ -246,18 +246,12 @@ func (e *entity) cancelOp(key, why string) {
 		return
 	}
 	drop := func(op cluster.Op) {
-		e.beside("reply", func(e *entity, _ workflow.Context) {
-			o := cluster.Outcome{Key: op.Key, Kind: op.Kind, Error: cluster.Cancelled(why), Cancelled: true}
-			var b store.Batch
-			if op.Kind == cluster.OpLaunch && !e.st.Row.EverUp && e.cur == nil && e.st.Exists() && !e.launching() {
-				// A first launch that waits has nodes nowhere: its cluster goes with it.
-				b = e.removal("the launch was cancelled")
-			}
-			e.reply(op, o, b)
-			if len(b.Removals) > 0 {
-				e.st.Forget()
-			}
-		})
+		o := cluster.Outcome{Key: op.Key, Kind: op.Kind, Error: cluster.Cancelled(why), Cancelled: true}
+		e.beside("reply", func(e *entity, _ workflow.Context) { e.reply(op, o, store.Batch{}) })
+		if e.abandoned() {
+			// A first launch that waits has nodes nowhere: its cluster goes with it, in its turn.
+			e.queue = append([]cluster.Op{{Key: e.key("forget"), Kind: cluster.OpForget, Body: []byte("{}"), Auto: true}}, e.queue...)
+		}
 	}
 	for i, q := range e.queue {
 		if q.Key == key {
@@ -289,6 +283,11 @@ func (e *entity) launching() bool {
 	return len(e.st.Waiting) > 0
 }
 
+// abandoned says that there is an incarnation that was never up, and nobody launches it any more.
+func (e *entity) abandoned() bool {
+	return e.st.Exists() && !e.st.Row.EverUp && !e.launching() && (e.cur == nil || e.cur.op.Kind != cluster.OpLaunch)
+}
+
 // observe turns what a watcher saw into an operation of our own.
 func (e *entity) observe(o activities.Observed) {
 	if o.Hash != e.st.Ref.Hash || !e.st.Exists() {
@@ -303,6 +302,8 @@ func (e *entity) observe(o activities.Observed) {
 			return
 		}
 		e.look()
+	case activities.ObservedSuspect, activities.ObservedAlive, activities.ObservedLost:
+		e.queue = append(e.queue, cluster.Op{Key: e.key("health"), Kind: cluster.OpHealth, Body: encode(o), Auto: true})
 	case activities.ObservedAutostop:
 		kind := cluster.OpStop
 		if o.Down {
@@ -374,7 +375,10 @@ func (e *entity) carryOut(ctx workflow.Context, op cluster.Op) {
 	case cluster.OpExec:
 		res, b, fail = e.exec(ctx, op)
 	case cluster.OpStart:
-		res, b, fail = e.start(ctx, op)
+		var waits bool
+		if res, b, fail, waits = e.start(ctx, op); waits {
+			return
+		}
 	case cluster.OpStop:
 		res, b, fail = e.stop(ctx, op)
 	case cluster.OpDown:
@@ -387,6 +391,12 @@ func (e *entity) carryOut(ctx workflow.Context, op cluster.Op) {
 		res, b, fail = e.preempt(ctx, op)
 	case cluster.OpRefresh:
 		res, b, fail = e.refresh(ctx, op)
+	case cluster.OpHealth:
+		b, fail = e.health(op)
+	case cluster.OpForget:
+		if e.abandoned() {
+			e.remove(op, "the launch was cancelled")
+		}
 	default:
 		fail = &api.Error{Kind: api.ErrNotSupported, Message: fmt.Sprintf("unknown operation %q", op.Kind), Hint: "the server is older than the client: restart it with sky api stop"}
 	}
@@ -416,16 +426,23 @@ func (e *entity) reply(op cluster.Op, o cluster.Outcome, b store.Batch) {
 		b.Requests = append(b.Requests, store.RequestUpdate{ID: o.Key, Status: status, Result: o.Result, Error: o.Error})
 	}
 	in := activities.ReplyInput{Outcome: o, ReplyTo: op.ReplyTo, Record: activities.RecordInput{Batch: b}}
+	again := func(e *entity, _ workflow.Context) {
+		ctx := local(e.root, "write the outcome and reply")
+		if err := workflow.ExecuteLocalActivity(ctx, acts.Reply, in).Get(ctx, nil); err != nil {
+			workflow.GetLogger(e.root).Warn("outcome not written", "request", o.Key, "error", err)
+		}
+	}
 	if own {
 		in.Record.DropScope = activities.RequestScope(o.Key)
 	}
-	// A row that can't be written must not hold up what follows a teardown; the reaper repairs it.
-	ctx := local(e.root, "write the outcome and reply")
 	if op.Kind == cluster.OpDown {
-		ctx = brief(e.root, "write the outcome and reply")
-	}
-	if err := workflow.ExecuteLocalActivity(ctx, acts.Reply, in).Get(ctx, nil); err != nil {
-		workflow.GetLogger(e.root).Warn("outcome not written", "request", o.Key, "error", err)
+		// A row that can't be written must not hold up what follows a teardown: it is tried on beside that.
+		ctx := brief(e.root, "write the outcome and reply")
+		if err := workflow.ExecuteLocalActivity(ctx, acts.Reply, in).Get(ctx, nil); err != nil {
+			e.beside("reply", again)
+		}
+	} else {
+		again(e, e.root)
 	}
 	e.describe()
 }

@@ -29,15 +29,15 @@ func (e *entity) launch(ctx workflow.Context, op cluster.Op) (res any, b store.B
 	}
 	var plan activities.PlanOutput
 	if err := workflow.ExecuteLocalActivity(local(e.root, "choose a place"), acts.Plan, in).Get(e.root, &plan); err != nil {
+		e.giveUp(op, "the launch failed")
 		return nil, b, asError(err), false
 	}
 	if plan.Error != nil && !(plan.Retry && body.RetryUntilUp) {
-		if e.st.Exists() && !e.st.Row.EverUp {
-			e.remove(op, "the launch failed: "+plan.Error.Message)
-		}
+		e.giveUp(op, "the launch failed: "+plan.Error.Message)
 		return nil, b, plan.Error, false
 	}
 	if e.cur.cancelled {
+		e.giveUp(op, "the launch was cancelled")
 		return nil, b, cluster.Cancelled(e.cur.why), false
 	}
 	created := false
@@ -49,15 +49,17 @@ func (e *entity) launch(ctx workflow.Context, op cluster.Op) (res any, b store.B
 				e.waitForRoom(op, fail)
 				return nil, b, nil, true
 			}
-			if e.st.Exists() {
-				e.remove(op, "the launch failed: "+fail.Message)
-			}
+			e.giveUp(op, "the launch failed: "+fail.Message)
 			return nil, b, fail, false
 		}
 		created = true
 		b = e.up(op, fmt.Sprintf("UP on %s", e.st.Row.Cloud))
 	case e.st.Row.Status == api.ClusterStopped:
 		if fail := e.restart(ctx, op, plan.Task); fail != nil {
+			if fail.Kind == api.ErrResourcesUnavailable && body.RetryUntilUp && !e.cur.cancelled {
+				e.waitForRoom(op, fail)
+				return nil, b, nil, true
+			}
 			return nil, b, fail, false
 		}
 		b = e.up(op, "UP again")
@@ -102,6 +104,13 @@ func (e *entity) launch(ctx workflow.Context, op cluster.Op) (res any, b store.B
 	return result, b, nil, false
 }
 
+// giveUp removes a cluster that a launch has not brought up, unless it was up before.
+func (e *entity) giveUp(op cluster.Op, why string) {
+	if e.st.Exists() && !e.st.Row.EverUp {
+		e.remove(op, why)
+	}
+}
+
 // begin takes down who asked for the cluster, at its creation.
 func (e *entity) begin(op cluster.Op, body api.LaunchBody, plan activities.PlanOutput) {
 	if plan.Hash != "" {
@@ -135,13 +144,16 @@ func (e *entity) firstUp(ctx workflow.Context, op cluster.Op, body api.LaunchBod
 	return fail, again
 }
 
-// waitForRoom parks a launch until its next round. It holds nothing, and the cluster is free for others.
+// waitForRoom parks a launch or start until its next round. It holds nothing, and the cluster is free for others.
 func (e *entity) waitForRoom(op cluster.Op, why *api.Error) {
 	op.Attempt++
 	due := workflow.Now(e.root).Add(cluster.RetryDelay(op.Attempt))
 	e.st.Waiting = append(e.st.Waiting, cluster.WaitingOp{Op: op, Due: due})
 	r := &e.st.Row
-	r.Status, r.InitKind, r.Step, r.LastError, r.NextRetry = api.ClusterInit, "launching", "wait for capacity", firstLine(why), &due
+	if !r.EverUp {
+		r.Status, r.InitKind = api.ClusterInit, "launching"
+	}
+	r.Step, r.LastError, r.NextRetry = "wait for capacity", firstLine(why), &due
 	ev := e.event(op, api.EventRetry, "provision", "round %d found no room; next try at %s", op.Attempt, due.UTC().Format(time.TimeOnly+" MST"))
 	ev.NextRetry = &due
 	e.record("wait for room", store.Batch{Clusters: []api.Cluster{e.row()}, Events: []store.Event{ev},

@@ -298,6 +298,9 @@ func resourcesOf(r api.Cluster) map[string]any {
 
 // cleanUp deletes what an attempt may have left, until the infra lists nothing of it.
 func (m *machine) cleanUp(op cluster.Op) {
+	if m.st.Provider == "" {
+		return // no infra was asked yet
+	}
 	in := m.nodes(op)
 	ctx := remote(m.root, activities.QueueProvision, "delete what the attempt left", 2*time.Minute, forever)
 	if err := workflow.ExecuteActivity(ctx, acts.Deprovision, in).Get(ctx, nil); err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/skyloom/skyloom/api"
 	"github.com/skyloom/skyloom/internal/cluster"
 	"github.com/skyloom/skyloom/internal/store"
+	"github.com/skyloom/skyloom/providers"
 )
 
 // can asks what the cluster's infra is able to do.
@@ -65,6 +66,10 @@ func (e *entity) restart(ctx workflow.Context, op cluster.Op, t activities.TaskS
 		if e.cur.cancelled {
 			return cluster.Cancelled(e.cur.why)
 		}
+		if !mayMend(out.Failure.Kind) {
+			return &api.Error{Kind: api.ErrClusterNotUp, Message: fmt.Sprintf("cluster %q can't be started: %s", e.st.Name, why),
+				Hint: fmt.Sprintf("remove it and launch again: sky down %s", e.st.Name)}
+		}
 		return &api.Error{Kind: api.ErrResourcesUnavailable, Message: fmt.Sprintf("cluster %q could not be started: %s", e.st.Name, why),
 			Hint: fmt.Sprintf("it is %s as before; try again later: sky start %s", before.Status, e.st.Name)}
 	}
@@ -72,50 +77,58 @@ func (e *entity) restart(ctx workflow.Context, op cluster.Op, t activities.TaskS
 	return nil
 }
 
-func (e *entity) start(ctx workflow.Context, op cluster.Op) (any, store.Batch, *api.Error) {
+// mayMend says that what failed for this reason may succeed later.
+func mayMend(k providers.Kind) bool {
+	switch k {
+	case providers.NoCapacity, providers.QuotaExceeded, providers.RateLimited, providers.UnknownOutcome, providers.Internal:
+		return true
+	}
+	return false
+}
+
+// start brings a stopped or unhealthy cluster back. waits says that it found no room and tries again later.
+func (e *entity) start(ctx workflow.Context, op cluster.Op) (_ any, _ store.Batch, fail *api.Error, waits bool) {
 	var body api.StartBody
 	if err := json.Unmarshal(op.Body, &body); err != nil {
-		return nil, store.Batch{}, &api.Error{Kind: api.ErrInvalid, Message: "start: " + err.Error()}
+		return nil, store.Batch{}, &api.Error{Kind: api.ErrInvalid, Message: "start: " + err.Error()}, false
 	}
 	if fail := e.admit(op); fail != nil {
-		return nil, store.Batch{}, fail
+		return nil, store.Batch{}, fail, false
+	}
+	if !e.st.Row.EverUp {
+		return nil, store.Batch{}, cluster.NotUp(e.st.Row), false
 	}
 	res := api.OpResult{RequestID: op.Key, Cluster: e.st.Name}
 	if e.st.Row.Status == api.ClusterUp {
-		if !body.Force {
+		if !body.Force || op.Attempt > 0 {
 			res.Message = fmt.Sprintf("cluster %s already has status UP", e.st.Name)
-			return res, store.Batch{}, nil
+			return res, store.Batch{}, nil, false
 		}
 		if fail := e.halt(op, ""); fail != nil {
-			return nil, store.Batch{}, fail
+			e.look()
+			return nil, store.Batch{}, fail, false
 		}
+		e.st.Row.Status = api.ClusterStopped
 	}
 	t := activities.TaskSummary{}
 	if body.IdleMinutes != nil {
 		if fail := e.idleAllowed(body.Down); fail != nil {
-			return nil, store.Batch{}, fail
+			return nil, store.Batch{}, fail, false
 		}
 		t.Autostop = &agentapi.Autostop{IdleMinutes: max(*body.IdleMinutes, 1), Down: body.Down, WaitFor: body.WaitFor, Hooks: e.st.Autostop.Hooks}
 		if *body.IdleMinutes < 0 {
 			t.Autostop.IdleMinutes = -1
 		}
 	}
-	fail := e.restart(ctx, op, t)
-	for round := 1; fail != nil && body.RetryUntilUp && fail.Kind == api.ErrResourcesUnavailable && !e.cur.cancelled; round++ {
-		due := workflow.Now(e.root).Add(cluster.RetryDelay(round))
-		ev := e.event(op, api.EventRetry, "start", "next try at %s", due.UTC().Format(time.TimeOnly+" MST"))
-		ev.NextRetry = &due
-		e.record("wait for room", store.Batch{Events: []store.Event{ev}, Requests: []store.RequestUpdate{{ID: op.Key, Status: api.RequestWaiting, Msg: firstLine(fail), NextRetry: &due}}})
-		if err := workflow.NewTimer(ctx, due.Sub(workflow.Now(e.root))).Get(ctx, nil); err != nil {
-			return nil, store.Batch{}, cluster.Cancelled(e.cur.why)
+	if fail := e.restart(ctx, op, t); fail != nil {
+		if body.RetryUntilUp && fail.Kind == api.ErrResourcesUnavailable && !e.cur.cancelled {
+			e.waitForRoom(op, fail)
+			return nil, store.Batch{}, nil, true
 		}
-		fail = e.restart(ctx, op, t)
-	}
-	if fail != nil {
-		return nil, store.Batch{}, fail
+		return nil, store.Batch{}, fail, false
 	}
 	res.Message = fmt.Sprintf("cluster %s is UP", e.st.Name)
-	return res, e.up(op, "UP again"), nil
+	return res, e.up(op, "UP again"), nil, false
 }
 
 // halt stops the nodes and keeps their files.
@@ -130,9 +143,10 @@ func (e *entity) halt(op cluster.Op, event string) *api.Error {
 	if out.Error != nil {
 		return out.Error
 	}
-	if len(out.Nodes) > 0 {
-		e.st.Nodes = out.Nodes
+	if len(out.Nodes) == 0 {
+		return &api.Error{Kind: api.ErrClusterNotUp, Message: fmt.Sprintf("cluster %q has no nodes any more that could be stopped", e.st.Name), Hint: "remove it: sky down " + e.st.Name}
 	}
+	e.st.Nodes = out.Nodes
 	return nil
 }
 
@@ -144,10 +158,15 @@ func (e *entity) stop(ctx workflow.Context, op cluster.Op) (any, store.Batch, *a
 	if op.Auto && !e.stillDue(op) {
 		return nil, store.Batch{}, nil
 	}
+	res := api.OpResult{RequestID: op.Key, Cluster: e.st.Name}
+	if e.st.Exists() && !e.st.Row.EverUp { // its launch was cancelled as the stop came in
+		e.remove(op, "stopped before it was ever UP")
+		res.Message = fmt.Sprintf("cluster %s was never UP: its launch is cancelled, and it is removed", e.st.Name)
+		return res, store.Batch{}, nil
+	}
 	if fail := e.admit(op); fail != nil {
 		return nil, store.Batch{}, fail
 	}
-	res := api.OpResult{RequestID: op.Key, Cluster: e.st.Name}
 	if e.st.Row.Status == api.ClusterStopped {
 		res.Message = fmt.Sprintf("cluster %s is STOPPED already", e.st.Name)
 		return res, store.Batch{}, nil
@@ -254,9 +273,11 @@ func (e *entity) down(ctx workflow.Context, op cluster.Op) (any, store.Batch, *a
 	}
 	actx := remote(e.root, activities.QueueProvision, "delete the nodes", 90*time.Minute, forever)
 	var out activities.NodesOutput
-	if err := workflow.ExecuteActivity(actx, acts.Deprovision, in).Get(actx, &out); err != nil {
-		e.st.Row.LastError = asError(err).Message
-		return nil, store.Batch{Clusters: []api.Cluster{e.row()}}, asError(err)
+	if e.st.Provider != "" { // else no infra was asked yet
+		if err := workflow.ExecuteActivity(actx, acts.Deprovision, in).Get(actx, &out); err != nil {
+			e.st.Row.LastError = asError(err).Message
+			return nil, store.Batch{Clusters: []api.Cluster{e.row()}}, asError(err)
+		}
 	}
 	res.Warnings = out.Warnings
 	why := "down"

@@ -90,12 +90,15 @@ func Refresh(ctx workflow.Context, in api.RefreshBody) (api.OpResult, error) {
 	return out, closeRequest(ctx, in.RequestID, out)
 }
 
+// open writes the request's row. Like closeRequest it is done even if the request is cancelled meanwhile.
 func open(ctx workflow.Context, b api.Base, name, kind string) error {
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
 	r := api.Request{ID: b.RequestID, Name: name, Status: api.RequestRunning, User: b.User, UserHash: b.UserHash, Command: b.Command, CreatedAt: workflow.GetInfo(ctx).WorkflowStartTime}
 	return workflow.ExecuteLocalActivity(local(ctx, "write the request's row"), acts.Open, r, kind).Get(ctx, nil)
 }
 
 func closeRequest(ctx workflow.Context, id string, result any) error {
+	ctx, _ = workflow.NewDisconnectedContext(ctx)
 	rec := activities.RecordInput{Batch: store.Batch{Requests: []store.RequestUpdate{{ID: id, Status: api.RequestSucceeded, Result: encode(result)}}}}
 	return workflow.ExecuteLocalActivity(local(ctx, "write the result"), acts.Record, rec).Get(ctx, nil)
 }

@@ -61,6 +61,9 @@ const (
 	OpCancel   OpKind = "cancel"
 	OpPreempt  OpKind = "preempt"
 	OpRefresh  OpKind = "refresh"
+	OpHealth   OpKind = "health" // a node fell silent, answers again, or is given up: the watcher's word
+	// OpForget removes an incarnation that was never up and that nobody launches any more.
+	OpForget OpKind = "forget"
 )
 
 // Op is one operation asked of a cluster.

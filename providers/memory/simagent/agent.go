@@ -225,6 +225,7 @@ func (a *agent) hangUp() {
 
 func (a *agent) down(forget bool) {
 	end := a.begin()
+	a.state.Drain, a.state.Autostop = nil, nil // nothing runs that could act on them
 	for _, j := range a.state.Jobs {
 		if !j.Row.Status.Terminal() {
 			j.Lost = true
