@@ -103,10 +103,10 @@ func (a *Agent) after(seq int64, limit int) ([]agentapi.Event, <-chan struct{}) 
 }
 
 // streamEvents writes events after seq to w until ctx ends; flush is called whenever there is nothing more to send.
-func (a *Agent) streamEvents(ctx context.Context, w io.Writer, flush func(), seq int64) error {
+func (a *Agent) streamEvents(ctx context.Context, w io.Writer, flush func(), seq int64, every time.Duration) error {
 	enc := json.NewEncoder(w)
 	flush()
-	beat := time.NewTimer(keepAlive)
+	beat := time.NewTimer(every)
 	defer beat.Stop()
 	for {
 		evs, more := a.after(seq, 256)
@@ -122,7 +122,7 @@ func (a *Agent) streamEvents(ctx context.Context, w io.Writer, flush func(), seq
 				seq = ev.Seq
 			}
 			flush()
-			beat.Reset(keepAlive)
+			beat.Reset(every)
 			continue
 		}
 		select {
@@ -132,7 +132,7 @@ func (a *Agent) streamEvents(ctx context.Context, w io.Writer, flush func(), seq
 				return err
 			}
 			flush()
-			beat.Reset(keepAlive)
+			beat.Reset(every)
 		case <-ctx.Done():
 			return nil
 		case <-a.stop:

@@ -213,8 +213,12 @@ func (a *Agent) getEvents(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
+	every := keepAlive
+	if beat, err := query(r, "beat"); err == nil && beat > 0 && beat < 60 {
+		every = time.Duration(beat) * time.Second
+	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
-	a.streamEvents(r.Context(), w, flusher(w), after)
+	a.streamEvents(r.Context(), w, flusher(w), after, every)
 }
 
 func (a *Agent) getLogs(w http.ResponseWriter, r *http.Request) {

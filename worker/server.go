@@ -175,7 +175,7 @@ func (s *server) bringUp(ctx context.Context, set config.Server) error {
 	if !s.engine.Embedded() {
 		owner = uuid.NewString()
 	}
-	watch := newWatcher(s.store, s.infra.registry, s.client, s.log, owner)
+	watch := newWatcher(s.store, s.infra.registry, s.client, s.log, owner, s.o.Config.Health())
 	bg, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.closers = append(s.closers, func() { cancel(); s.wg.Wait() })
 	back := &backend{acts: s.acts, store: s.store, engine: s.engine, client: s.client, started: s.started, home: s.o.Home, shutdown: s.shutdown}

@@ -15,6 +15,7 @@ import (
 	"github.com/skyloom/skyloom/agent/agentapi"
 	"github.com/skyloom/skyloom/api"
 	"github.com/skyloom/skyloom/internal/cluster"
+	"github.com/skyloom/skyloom/internal/config"
 	"github.com/skyloom/skyloom/internal/store"
 	"github.com/skyloom/skyloom/providers"
 )
@@ -28,6 +29,7 @@ type watcher struct {
 	log       *slog.Logger
 	owner     string
 	ttl       time.Duration
+	limits    config.Health
 
 	mu      sync.Mutex
 	running map[string]*watch // by cluster hash
@@ -46,8 +48,8 @@ type watch struct {
 // leaseTTL is how long a dead server's watches stay with it.
 const leaseTTL = 15 * time.Second
 
-func newWatcher(s *store.Store, p *providers.Registry, c client.Client, log *slog.Logger, owner string) *watcher {
-	return &watcher{store: s, providers: p, engine: c, log: log, owner: owner, ttl: leaseTTL, running: map[string]*watch{}, gone: map[string]bool{}}
+func newWatcher(s *store.Store, p *providers.Registry, c client.Client, log *slog.Logger, owner string, limits config.Health) *watcher {
+	return &watcher{limits: limits, store: s, providers: p, engine: c, log: log, owner: owner, ttl: leaseTTL, running: map[string]*watch{}, gone: map[string]bool{}}
 }
 
 // run leases watches and serves them until ctx ends.
@@ -143,29 +145,60 @@ func (w *watcher) serve(ctx context.Context, one *watch, cursor int64) {
 		w.untilReady(ctx, p, one)
 		return
 	}
-	var head providers.Node
+	f := providers.FeaturesOf(p)
+	var wg sync.WaitGroup
 	for _, n := range one.row.Nodes {
-		if n.Rank == 0 {
-			head = n
+		if n.Rank != 0 && f.Confirms {
+			continue // the infra tells when it is gone
 		}
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			w.follow(ctx, p, f, one, n, cursor)
+		}()
 	}
-	silent := time.Time{}
+	wg.Wait()
+}
+
+// follow holds one node's event stream. The head's events are carried on; those of the others only show that they live.
+func (w *watcher) follow(ctx context.Context, p providers.Provider, f providers.Features, one *watch, n providers.Node, cursor int64) {
+	beat := time.Duration(0)
+	if !f.Confirms {
+		beat = beatUnconfirmed
+	}
+	h := &health{w: w, one: one, rank: n.Rank, confirms: f.Confirms}
+	if n.Rank != 0 {
+		cursor = 0
+	}
 	for pause := 100 * time.Millisecond; ctx.Err() == nil; pause = min(pause*2, 5*time.Second) {
-		c, err := activities.NodeClient(ctx, p, head)
+		c, err := activities.NodeClient(ctx, p, n)
 		if err == nil {
-			err = c.Events(ctx, cursor, func(ev agentapi.Event) error {
-				pause, silent = 100*time.Millisecond, time.Time{}
-				if err := w.event(ctx, one, ev); err != nil {
-					return err
+			ictx, cancel := context.WithTimeout(ctx, 5*time.Second)
+			var info agentapi.Info
+			if info, err = c.Info(ictx); err == nil {
+				h.answers(ctx)
+				pause = 100 * time.Millisecond
+				if n.Rank != 0 {
+					cursor = info.LastEvent
 				}
-				cursor = ev.Seq
-				if err := w.store.AdvanceCursor(ctx, one.row.Ref.Hash, one.fence, cursor); err != nil {
-					return err
-				}
-				ackCtx, cancel := context.WithTimeout(ctx, 5*time.Second)
-				defer cancel()
-				return c.Ack(ackCtx, cursor)
-			})
+				err = c.EventsEvery(ctx, cursor, beat, func(ev agentapi.Event) error {
+					if n.Rank != 0 {
+						cursor = ev.Seq
+						return nil
+					}
+					if err := w.event(ctx, one, ev); err != nil {
+						return err
+					}
+					cursor = ev.Seq
+					if err := w.store.AdvanceCursor(ctx, one.row.Ref.Hash, one.fence, cursor); err != nil {
+						return err
+					}
+					ackCtx, cancel := context.WithTimeout(ctx, 5*time.Second)
+					defer cancel()
+					return c.Ack(ackCtx, cursor)
+				})
+			}
+			cancel()
 			c.Close()
 		}
 		if ctx.Err() != nil || errors.Is(err, store.ErrFenced) {
@@ -175,20 +208,64 @@ func (w *watcher) serve(ctx context.Context, one *watch, cursor int64) {
 			cursor = 0 // the agent began anew
 			continue
 		}
-		if silent.IsZero() {
-			silent = time.Now()
-		}
-		// A head that does not answer: ask the infra once in a while.
-		if time.Since(silent) > 2*time.Second {
-			silent = time.Now()
-			w.look(ctx, one.row.Name, one.row.Ref.Hash)
-		}
+		h.silent(ctx)
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(pause):
 		}
 	}
+}
+
+// health is what a watcher knows of one node's silence.
+type health struct {
+	w               *watcher
+	one             *watch
+	rank            int
+	confirms        bool
+	since, looked   time.Time
+	suspected, lost bool
+}
+
+// beatUnconfirmed is how often an agent shows that it lives where only its silence can tell that it does not.
+const beatUnconfirmed = 3 * time.Second
+
+func (h *health) answers(ctx context.Context) {
+	if h.suspected || h.lost {
+		h.tell(ctx, activities.ObservedAlive, "answers again")
+	}
+	h.since, h.suspected, h.lost = time.Time{}, false, false
+}
+
+// silent draws the consequences of a node that does not answer: where the infra can confirm, it is asked; elsewhere the node is a
+// suspect at first and lost after a while.
+func (h *health) silent(ctx context.Context) {
+	now := time.Now()
+	if h.since.IsZero() {
+		h.since = now
+	}
+	quiet := now.Sub(h.since)
+	if h.confirms {
+		if quiet > 2*time.Second && now.Sub(h.looked) > 15*time.Second {
+			h.looked = now
+			h.w.look(ctx, h.one.row.Name, h.one.row.Ref.Hash)
+		}
+		return
+	}
+	if quiet >= h.w.limits.SuspectAfter && !h.suspected {
+		h.suspected = h.tell(ctx, activities.ObservedSuspect, "does not answer")
+	}
+	if quiet >= h.w.limits.LostAfter && !h.lost {
+		h.lost = h.tell(ctx, activities.ObservedLost, "has been silent for "+quiet.Round(time.Second).String())
+	}
+}
+
+func (h *health) tell(ctx context.Context, kind activities.ObservedKind, what string) bool {
+	err := h.w.signal(ctx, h.one.row.Name, activities.Observed{Hash: h.one.row.Ref.Hash, Kind: kind, Rank: h.rank, Message: what})
+	if err != nil && ctx.Err() == nil {
+		h.w.log.Warn("workflow not told", "cluster", h.one.row.Name, "error", err)
+	}
+	return err == nil
 }
 
 // event carries one agent event further: into the mirror, or to the cluster's workflow.

@@ -171,12 +171,23 @@ func (c *Client) Ack(ctx context.Context, seq int64) error {
 // breaks, or fn fails (nil if fn returned ErrStop). KindConflict means that seq is ahead of the agent's own count: its
 // history began anew, so start again from 0.
 func (c *Client) Events(ctx context.Context, after int64, fn func(Event) error) error {
-	body, err := c.open(ctx, "GET", "/v1/events?after="+strconv.FormatInt(after, 10), nil, "")
+	return c.EventsEvery(ctx, after, 0, fn)
+}
+
+// EventsEvery is Events with an agent that shows at least every beat (whole seconds) that it lives; the stream counts as
+// broken after two and a half beats of silence. Zero: the agent's own 15 s, and a minute.
+func (c *Client) EventsEvery(ctx context.Context, after int64, beat time.Duration, fn func(Event) error) error {
+	path, limit := "/v1/events?after="+strconv.FormatInt(after, 10), eventSilence
+	if s := int64(beat / time.Second); s > 0 {
+		path += "&beat=" + strconv.FormatInt(s, 10)
+		limit = beat * 5 / 2
+	}
+	body, err := c.open(ctx, "GET", path, nil, "")
 	if err != nil {
 		return err
 	}
 	defer body.Close()
-	live := &liveReader{r: body, silence: time.AfterFunc(eventSilence, func() { body.Close() })}
+	live := &liveReader{r: body, limit: limit, silence: time.AfterFunc(limit, func() { body.Close() })}
 	defer live.silence.Stop()
 	dec := json.NewDecoder(live) // skips the empty lines that show the agent lives
 	for {
@@ -205,13 +216,14 @@ const eventSilence = time.Minute
 // liveReader puts the end of a stream off with everything that arrives.
 type liveReader struct {
 	r       io.Reader
+	limit   time.Duration
 	silence *time.Timer
 }
 
 func (l *liveReader) Read(p []byte) (int, error) {
 	n, err := l.r.Read(p)
 	if n > 0 {
-		l.silence.Reset(eventSilence)
+		l.silence.Reset(l.limit)
 	}
 	return n, err
 }
