@@ -78,7 +78,8 @@ func Autostop(ctx context.Context, s *session.Session, o *AutostopOptions) error
 	}
 	b := &batch{
 		doing: doing,
-		skip: func(cl api.Cluster) string {
+		skip:  func(api.Cluster) string { return "" },
+		refuse: func(cl api.Cluster) string {
 			if cl.Status == api.ClusterStopped {
 				return fmt.Sprintf("Cluster %s is stopped; autostop can be set once it is UP: sky start %s", cl.Name, cl.Name)
 			}

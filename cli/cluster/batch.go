@@ -34,6 +34,8 @@ type batch struct {
 	doing string // "Stopping"
 	// skip tells why a cluster is left out, or "".
 	skip func(api.Cluster) string
+	// refuse tells why a cluster that was named can't take the operation, or "". With -a and -u it is left out.
+	refuse func(api.Cluster) string
 	// submit sends the request for one cluster.
 	submit func(ctx context.Context, c *api.Client, cl api.Cluster) (*api.Ref, error)
 	// done is the message after success, "" for none.
@@ -62,6 +64,15 @@ func (b *batch) run(ctx context.Context, s *session.Session, t *targets) error {
 	bad := sel.absent()
 	var todo []api.Cluster
 	for _, cl := range sel.clusters {
+		if b.refuse != nil {
+			if why := b.refuse(cl); why != "" {
+				if names != nil {
+					s.IO.Warnf("%s", why)
+					bad = true
+				}
+				continue
+			}
+		}
 		if why := b.skip(cl); why != "" {
 			if names != nil {
 				s.IO.Notef("%s", why)
