@@ -19,6 +19,8 @@ const (
 const (
 	HeaderAPIVersion = "X-Skyloom-API-Version"
 	HeaderRequestID  = "X-Skyloom-Request-ID"
+	HeaderSSHKey     = "X-Skyloom-SSH-Key"
+	HeaderSSHHostKey = "X-Skyloom-SSH-Host-Key"
 )
 
 // ClusterStatus is the state of a cluster as stored.
@@ -579,6 +581,22 @@ type MissingReply struct {
 type ManifestReply struct {
 	ID      string   `json:"id" doc:"SHA-256 of the manifest's canonical form"`
 	Missing []string `json:"missing" doc:"blobs it names that the server lacks; empty means complete and durable"`
+}
+
+// SSHHosts is the answer of GET /api/v1/clusters/{name}/ssh-hosts.
+type SSHHosts struct {
+	Cluster string    `json:"cluster_name"`
+	Hash    string    `json:"cluster_hash"`
+	Hosts   []SSHHost `json:"hosts" doc:"by rank"`
+}
+
+// SSHHost is the SSH server of one node, reached through GET /api/v1/clusters/{name}/ssh.
+type SSHHost struct {
+	Rank    int    `json:"rank"`
+	Node    string `json:"node" doc:"head, worker1, …"`
+	IP      string `json:"ip,omitempty"`
+	User    string `json:"user,omitempty" doc:"whom every login becomes"`
+	HostKey string `json:"host_key,omitempty" doc:"TYPE BASE64; absent: the node could not be asked"`
 }
 
 // LogFrame is the header of one piece of a log stream: a JSON line, followed by Len raw bytes.

@@ -80,6 +80,24 @@ func (b *fakeBackend) NodeClients(_ context.Context, cluster string) ([]NodeClie
 	return b.nodes(cluster)
 }
 
+func (b *fakeBackend) SSHHosts(ctx context.Context, cluster string) (api.SSHHosts, error) {
+	nodes, err := b.NodeClients(ctx, cluster)
+	out := api.SSHHosts{Cluster: cluster, Hash: "h1", Hosts: []api.SSHHost{}}
+	for _, n := range nodes {
+		out.Hosts = append(out.Hosts, api.SSHHost{Rank: n.Rank, Node: n.Node, HostKey: "ssh-ed25519 HOST"})
+	}
+	return out, err
+}
+
+func (b *fakeBackend) DialSSH(ctx context.Context, cluster string, rank int, key string) (io.ReadWriteCloser, api.SSHHost, error) {
+	nodes, err := b.NodeClients(ctx, cluster)
+	if err != nil {
+		return nil, api.SSHHost{}, err
+	}
+	conn, err := nodes[rank].Client.DialSSH(ctx, key)
+	return conn, api.SSHHost{HostKey: "ssh-ed25519 HOST"}, err
+}
+
 func (b *fakeBackend) Info() api.Info {
 	return api.Info{Temporal: api.EngineInfo{Namespace: "skyloom", TaskQueue: "requests"}}
 }

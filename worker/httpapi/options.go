@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net/http"
 	"time"
@@ -32,6 +33,12 @@ type Backend interface {
 	// NodeClients gives the agents of a cluster by rank, for logs. Where there are none: *api.Error of kind
 	// ErrClusterNotUp or ErrClusterDoesNotExist.
 	NodeClients(ctx context.Context, cluster string) ([]NodeClient, error)
+	// SSHHosts tells of the SSH servers of a cluster's nodes, by rank. A node that can't be asked now has no host key.
+	// Errors as NodeClients.
+	SSHHosts(ctx context.Context, cluster string) (api.SSHHosts, error)
+	// DialSSH opens a stream to the SSH server of the node of a rank, for a login with the public key (TYPE BASE64).
+	// ctx bounds the opening only. Errors as NodeClients, and ErrNotFound for a rank that the cluster has not.
+	DialSSH(ctx context.Context, cluster string, rank int, key string) (io.ReadWriteCloser, api.SSHHost, error)
 	// Info describes the server. URL, WebUI, PID and Home are filled in where empty.
 	Info() api.Info
 	// Shutdown begins an orderly end: it makes the context given to Serve end. It returns at once.
