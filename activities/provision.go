@@ -357,15 +357,20 @@ func (a *Activities) Inspect(ctx context.Context, in NodesInput) (NodesOutput, e
 			out.HeadLost = false
 		}
 	}
-	if out.Verdict == cluster.VerdictUnhealthy && !out.HeadLost {
-		a.tellLost(ctx, p, nodes, in)
+	if out.Verdict == cluster.VerdictUnhealthy {
+		for _, n := range nodes {
+			if n.State == providers.NodeRunning && (n.Rank == 0 || out.HeadLost) {
+				a.tellLost(ctx, p, n, nodes, in)
+			}
+		}
 	}
 	return out, nil
 }
 
-// tellLost tells the head's agent which peers the infra has confirmed as gone, so that their jobs end.
-func (a *Activities) tellLost(ctx context.Context, p providers.Provider, nodes []providers.Node, in NodesInput) {
-	c, err := a.headClient(ctx, in.Provider, nodes)
+// tellLost tells the head's agent which peers the infra has confirmed as gone, so that their jobs end; where the head
+// itself is among them, the other nodes' agents, so that no job goes on without it.
+func (a *Activities) tellLost(ctx context.Context, p providers.Provider, to providers.Node, nodes []providers.Node, in NodesInput) {
+	c, err := NodeClient(ctx, p, to)
 	if err != nil {
 		return
 	}
@@ -388,7 +393,7 @@ func (a *Activities) tellLost(ctx context.Context, p providers.Provider, nodes [
 		}
 		cctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 		if err := c.PeerLost(cctx, agentapi.PeerLost{NodeID: n.ID, Reason: reason}); err != nil {
-			a.Log.Warn("head not told of a lost peer", "cluster", in.Ref.Name, "node", n.ID, "error", err)
+			a.Log.Warn("node not told of a lost peer", "cluster", in.Ref.Name, "node", n.ID, "error", err)
 		}
 		cancel()
 	}

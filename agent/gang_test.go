@@ -156,6 +156,20 @@ func TestLostWorker(t *testing.T) {
 	head.reaches(small.ID, api.JobSucceeded)
 }
 
+func TestLostHead(t *testing.T) {
+	nodes := cluster(t, 3, quick)
+	head, worker := nodes[0], nodes[1]
+	head.submit(agentapi.JobSpec{NumNodes: 3, Run: "exec -a lost-head-c42 sleep 300"})
+	head.eventually("it runs", func() bool { return alive(t, "lost-head-c42") == 3 })
+	head.stop()
+	for _, n := range nodes[1:] {
+		if err := n.api.PeerLost(ctx(t), agentapi.PeerLost{NodeID: head.cfg.NodeID, Reason: "preempted"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	worker.eventually("what has no driver ends", func() bool { return alive(t, "lost-head-c42") == 0 })
+}
+
 func TestStoppedCluster(t *testing.T) {
 	n := newNode(t, 0, quick)
 	spec := form(t, 1, n)

@@ -331,6 +331,11 @@ func (a *Agent) failRestarted(b *durable.Batch) {
 			a.startDriver(j)
 		}
 	}
+	a.killParts(b)
+}
+
+// killParts ends whatever jobs have running here. The caller holds a.mu, and commits the batch.
+func (a *Agent) killParts(b *durable.Batch) {
 	for _, p := range a.parts {
 		if !p.over() {
 			p.Killed = true
@@ -340,15 +345,16 @@ func (a *Agent) failRestarted(b *durable.Batch) {
 	}
 }
 
-// PeerLost takes note that a node is gone for good: POST /v1/peers/lost.
+// PeerLost takes note that a node is gone for good: POST /v1/peers/lost. Without their head jobs have no driver: what
+// they run here is ended.
 func (a *Agent) PeerLost(l agentapi.PeerLost) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.cluster == nil {
 		return conflict("the node was not told of its cluster yet")
 	}
-	known := slices.ContainsFunc(a.cluster.Spec.Nodes, func(p agentapi.Peer) bool { return p.NodeID == l.NodeID })
-	if !known {
+	known := slices.IndexFunc(a.cluster.Spec.Nodes, func(p agentapi.Peer) bool { return p.NodeID == l.NodeID })
+	if known < 0 {
 		return notFound("the cluster has no node %s", l.NodeID)
 	}
 	if l.NodeID == a.cfg.NodeID {
@@ -364,6 +370,9 @@ func (a *Agent) PeerLost(l agentapi.PeerLost) error {
 	b := &durable.Batch{}
 	b.Put(keyLost, a.lost)
 	a.addEvent(b, agentapi.Event{Type: agentapi.EventNode, Message: fmt.Sprintf("node %s was lost: %s", l.NodeID, l.Reason)})
+	if a.cluster.Spec.Nodes[known].Rank == 0 {
+		a.killParts(b)
+	}
 	a.commit(b)
 	for _, id := range a.open {
 		j := a.jobs[id]
