@@ -1,0 +1,131 @@
+package api
+
+import "time"
+
+// ManagedStatus is the state of a managed job, and of each of its tasks.
+type ManagedStatus string
+
+// States of a managed job. There is no controller that could die, so there are no states for that: a terminal state is
+// never left.
+const (
+	ManagedPending    ManagedStatus = "PENDING"    // waits: for admission, for other jobs, or for room between two rounds
+	ManagedStarting   ManagedStatus = "STARTING"   // its cluster is being brought up
+	ManagedRunning    ManagedStatus = "RUNNING"    // submitted to its cluster
+	ManagedRecovering ManagedStatus = "RECOVERING" // its cluster was lost, or its task is restarted
+	ManagedCancelling ManagedStatus = "CANCELLING" // cancel was accepted; clean-up is under way
+
+	ManagedSucceeded        ManagedStatus = "SUCCEEDED"
+	ManagedCancelled        ManagedStatus = "CANCELLED"
+	ManagedFailed           ManagedStatus = "FAILED"
+	ManagedFailedSetup      ManagedStatus = "FAILED_SETUP"
+	ManagedFailedPrechecks  ManagedStatus = "FAILED_PRECHECKS"
+	ManagedFailedNoResource ManagedStatus = "FAILED_NO_RESOURCE"
+)
+
+// Terminal says that the job has ended for good.
+func (s ManagedStatus) Terminal() bool {
+	switch s {
+	case ManagedSucceeded, ManagedCancelled, ManagedFailed, ManagedFailedSetup, ManagedFailedPrechecks, ManagedFailedNoResource:
+		return true
+	}
+	return false
+}
+
+// ExitCode is what the commands that wait for a managed job exit with.
+func (s ManagedStatus) ExitCode() int {
+	switch {
+	case s == ManagedSucceeded:
+		return ExitSucceeded
+	case s == ManagedCancelled:
+		return ExitCancelled
+	case s.Terminal():
+		return ExitFailed
+	}
+	return ExitNotFinished
+}
+
+// ManagedJob is one row of `sky jobs queue`: one task of a managed job.
+type ManagedJob struct {
+	ID       int64         `json:"job_id"`
+	TaskID   int           `json:"task_id" doc:"index of the task in a pipeline or group, from 0"`
+	NumTasks int           `json:"num_tasks"`
+	Name     string        `json:"job_name"`
+	TaskName string        `json:"task_name"`
+	Status   ManagedStatus `json:"status"`
+	// Details say why it waits or what it does; FailureReason why it ended as it did.
+	Details       string            `json:"details,omitempty"`
+	FailureReason string            `json:"failure_reason,omitempty"`
+	Resources     string            `json:"resources" doc:"as asked"`
+	Cluster       string            `json:"current_cluster_name,omitempty"`
+	ClusterHash   string            `json:"cluster_hash,omitempty"`
+	ClusterRes    string            `json:"cluster_resources,omitempty"`
+	Cloud         string            `json:"cloud,omitempty"`
+	Region        string            `json:"region,omitempty"`
+	Zone          string            `json:"zone,omitempty"`
+	Infra         string            `json:"infra,omitempty"`
+	Recoveries    int               `json:"recovery_count"`
+	Restarts      int               `json:"restart_count" doc:"after errors of the user's code"`
+	Attempt       int               `json:"attempt" doc:"epoch: raised at each start"`
+	User          string            `json:"user_name"`
+	UserHash      string            `json:"user_hash"`
+	Workspace     string            `json:"workspace,omitempty"`
+	Priority      int               `json:"priority"`
+	PriorityClass string            `json:"priority_class,omitempty"`
+	SubmittedAt   time.Time         `json:"submitted_at"`
+	StartAt       *time.Time        `json:"start_at"`
+	EndAt         *time.Time        `json:"end_at"`
+	RunSeconds    float64           `json:"job_duration" doc:"seconds in which the task ran, over all attempts, up to UpdatedAt"`
+	RunningSince  *time.Time        `json:"running_since,omitempty"`
+	NextRetry     *time.Time        `json:"next_retry,omitempty"`
+	ExitCodes     []int             `json:"exit_codes,omitempty"`
+	UserYAML      string            `json:"user_yaml,omitempty" doc:"secrets redacted"`
+	Command       string            `json:"entrypoint,omitempty"`
+	RequestID     string            `json:"request_id,omitempty"`
+	Metadata      map[string]string `json:"metadata,omitempty"`
+	JobRank       int               `json:"job_rank" doc:"with --num-jobs"`
+	NumJobs       int               `json:"num_jobs"`
+	Group         bool              `json:"is_job_group,omitempty"`
+	Primary       bool              `json:"is_primary_in_job_group,omitempty"`
+	ClusterJobID  int64             `json:"cluster_job_id,omitempty"`
+	CostDollars   float64           `json:"cost,omitempty" doc:"US dollars, over all attempts"`
+	Seq           int64             `json:"seq" doc:"order of versions of this row"`
+}
+
+// JobsLaunchBody is POST /api/v1/jobs/launch.
+type JobsLaunchBody struct {
+	Base
+	Task    string `json:"task" doc:"task YAML, several documents for a pipeline or group; overrides applied"`
+	Name    string `json:"name,omitempty"`
+	NumJobs int    `json:"num_jobs,omitempty" doc:"this many jobs, each on a cluster of its own"`
+	// FileMounts are by task index.
+	FileMounts map[int][]FileMount `json:"files,omitempty"`
+	GitCommit  string              `json:"git_commit,omitempty"`
+	Secrets    map[string]string   `json:"secrets,omitempty"`
+	SecretRefs map[string]string   `json:"secret_refs,omitempty"`
+	// After holds conditions "ID", "ID:ok", "ID:any".
+	After []string `json:"after,omitempty"`
+}
+
+// JobsLaunchResult is the result of a submission.
+type JobsLaunchResult struct {
+	RequestID string  `json:"request_id"`
+	JobIDs    []int64 `json:"job_ids"`
+}
+
+// PublicPayload marks the type as free of secrets.
+func (JobsLaunchResult) PublicPayload() {}
+
+// JobsCancelBody is POST /api/v1/jobs/cancel. Exactly one selector.
+type JobsCancelBody struct {
+	Base
+	JobIDs   []int64 `json:"job_ids,omitempty"`
+	Name     string  `json:"name,omitempty"`
+	All      bool    `json:"all,omitempty"`
+	AllUsers bool    `json:"all_users,omitempty"`
+}
+
+// JobsCancelReply lists the jobs whose cancel was accepted.
+type JobsCancelReply struct {
+	Cancelled []int64 `json:"cancelled"`
+	Finished  []int64 `json:"finished,omitempty" doc:"had ended before"`
+}
