@@ -207,8 +207,11 @@ func offerTable(io *console.Console, offers []api.GPUOffer) *table.Table {
 	t.Style = func(h string) string { return io.OutStyle(session.Bold, h) }
 	for _, o := range offers {
 		instance := o.InstanceType
-		if instance == "" {
-			instance = "(attachable)"
+		switch {
+		case instance == "" && o.CPUs == 0:
+			instance = "(attachable)" // to a machine of one's choice
+		case instance == "":
+			instance = "-"
 		}
 		t.Row(o.Name, table.Number(o.Count), o.Cloud, instance, gb(o.DeviceMemGB), table.Number(o.CPUs), gb(o.MemoryGB),
 			price(o.Price), price(o.SpotPrice), o.Region)
