@@ -17,8 +17,8 @@ import (
 	"github.com/skyloom/skyloom/task"
 )
 
-// Plan decides where a launch goes, at first and after each failed attempt. Idempotent but for the hash it mints, which
-// means nothing until it is recorded.
+// Plan decides where a launch goes, at first and after each failed attempt. Idempotent: the hash
+// it mints follows from the request and its round, and a secret too many goes with the cluster's.
 func (a *Activities) Plan(ctx context.Context, in PlanInput) (PlanOutput, error) {
 	out := PlanOutput{Now: time.Now(), Installation: a.Store.Installation(), Blocked: in.Blocked}
 	t, e := a.checkTask(in.Body.Task, "", in.Body.FileMounts)
@@ -70,12 +70,19 @@ func (a *Activities) Plan(ctx context.Context, in PlanInput) (PlanOutput, error)
 	out.Choice = &left[0]
 	out.Have = out.Choice.Have(rank.Groups[out.Choice.Group][out.Choice.Request])
 	if in.Mint {
-		out.Hash = randomHex(4)
+		out.Hash = mint(out.Installation, in.RequestID, in.Round)
 		if out.SecretRef, err = a.Secrets.Put(ctx, ClusterScope(out.Hash), randomHex(24)); err != nil {
 			return out, err
 		}
 	}
 	return out, nil
+}
+
+// mint makes the hash of an incarnation. It is the same if a workflow task is carried out anew: rows that the lost one wrote
+// are then the new one's.
+func mint(installation, request string, round int) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "incarnation\x00%s\x00%s\x00%d", installation, request, round))
+	return hex.EncodeToString(sum[:4])
 }
 
 // needs are the capabilities that a place must have for an idle rule.

@@ -109,7 +109,8 @@ type PlanInput struct {
 	Tries     int                 `json:"tries,omitempty"`
 	After     time.Duration       `json:"after,omitempty"`
 	CheckHash bool                `json:"check_hash,omitempty"`
-	Mint      bool                `json:"mint,omitempty"` // mint the hash of a new incarnation
+	Mint      bool                `json:"mint,omitempty"`  // mint the hash of a new incarnation
+	Round     int                 `json:"round,omitempty"` // of a launch that waited for room
 }
 
 // ExistingCluster is what a reuse check must know.

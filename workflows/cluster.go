@@ -80,12 +80,12 @@ func (e *entity) run() error {
 	sel.AddReceive(ops, func(c workflow.ReceiveChannel, _ bool) {
 		var op cluster.Op
 		c.Receive(e.root, &op)
-		e.accept(op)
+		e.later("accept "+string(op.Kind), func(e *entity) { e.accept(op) })
 	})
 	sel.AddReceive(cancels, func(c workflow.ReceiveChannel, _ bool) {
 		var key string
 		c.Receive(e.root, &key)
-		e.cancelOp(key, "the request was cancelled")
+		e.later("cancel", func(e *entity) { e.cancelOp(key, "the request was cancelled") })
 	})
 	sel.AddReceive(seen, func(c workflow.ReceiveChannel, _ bool) {
 		var o activities.Observed
@@ -357,6 +357,13 @@ func (e *entity) beside(name string, f func(e *entity, ctx workflow.Context)) {
 		e.side--
 		e.done.SendAsync(nil)
 	})
+}
+
+// later takes a signal in after the operations under way have gone as far as they can. A workflow task that is lost with
+// its server is carried out anew, together with signals that came after it: they must not change what the lost one may
+// have told the world already, such as a cluster that is UP and was then asked to stop.
+func (e *entity) later(name string, f func(e *entity)) {
+	e.beside(name, func(e *entity, _ workflow.Context) { f(e) })
 }
 
 // carryOut does one operation and replies, unless it is a launch that goes on waiting.

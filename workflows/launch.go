@@ -21,7 +21,7 @@ func (e *entity) launch(ctx workflow.Context, op cluster.Op) (res any, b store.B
 	if err := json.Unmarshal(op.Body, &body); err != nil {
 		return nil, b, &api.Error{Kind: api.ErrInvalid, Message: "launch: " + err.Error()}, false
 	}
-	in := activities.PlanInput{RequestID: op.Key, Body: body, CheckHash: op.Attempt == 0}
+	in := activities.PlanInput{RequestID: op.Key, Body: body, CheckHash: op.Attempt == 0, Round: op.Attempt}
 	if e.st.Exists() && e.st.Row.EverUp {
 		in.Existing = &activities.ExistingCluster{Row: e.st.Row, Have: e.st.Have, NumNodes: e.st.NumNodes}
 	} else {

@@ -3,6 +3,7 @@ package workflows
 import (
 	"encoding/json"
 	"fmt"
+	"hash/crc32"
 	"time"
 
 	"go.temporal.io/sdk/workflow"
@@ -45,8 +46,10 @@ func (m *machine) key(what string) string {
 
 // event makes a line of the timeline.
 func (m *machine) event(op cluster.Op, kind api.EventKind, step, format string, args ...any) store.Event {
-	ev := store.Event{Key: m.key("event"), Event: api.Event{
-		Time: workflow.Now(m.root), Cluster: m.st.Name, Hash: m.st.Ref.Hash, Kind: kind, Step: step, Message: fmt.Sprintf(format, args...),
+	message := fmt.Sprintf(format, args...)
+	// The text is part of the key: a task carried out anew repeats no line, and loses none if it is led elsewhere.
+	ev := store.Event{Key: fmt.Sprintf("%s/%08x", m.key("event"), crc32.ChecksumIEEE([]byte(message))), Event: api.Event{
+		Time: workflow.Now(m.root), Cluster: m.st.Name, Hash: m.st.Ref.Hash, Kind: kind, Step: step, Message: message,
 	}}
 	if !op.Auto && !op.Quiet {
 		ev.RequestID = op.Key
@@ -56,9 +59,16 @@ func (m *machine) event(op cluster.Op, kind api.EventKind, step, format string, 
 
 // row gives the next version of the cluster's row.
 func (m *machine) row() api.Cluster {
-	m.st.Row.Seq++
+	m.st.Row.Seq = m.nextSeq()
 	m.st.Row.StatusUpdatedAt = workflow.Now(m.root)
 	return m.st.Row
+}
+
+// nextSeq numbers the versions of the row: by the time of the workflow task, in microseconds, and on from there. Counting
+// alone would not do: a task that is lost with its server is carried out anew, signals that came meanwhile may lead it
+// elsewhere, and what it then writes must stand above what the lost one wrote.
+func (m *machine) nextSeq() int64 {
+	return max(m.st.Row.Seq+1, workflow.Now(m.root).UnixMicro())
 }
 
 // record writes rows; it is retried until the store takes them.
@@ -312,7 +322,7 @@ func (m *machine) cleanUp(op cluster.Op) {
 // removal is the batch that ends the cluster's row.
 func (m *machine) removal(why string) store.Batch {
 	now := workflow.Now(m.root)
-	m.st.Row.Seq++
+	m.st.Row.Seq = m.nextSeq()
 	hash := m.st.Row.Hash
 	return store.Batch{
 		Removals:  []store.Removal{{Name: m.st.Name, Hash: hash, Seq: m.st.Row.Seq, At: now}},

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -279,12 +280,12 @@ func (in *instance) sweep() {
 	}
 }
 
-// tail gives the last lines of a file.
+// tail gives the last lines of a log, without those of answered calls.
 func tail(path string, n int) string {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return err.Error()
 	}
-	lines := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
+	lines := slices.DeleteFunc(strings.Split(strings.TrimRight(string(b), "\n"), "\n"), func(l string) bool { return strings.Contains(l, "msg=call ") })
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
