@@ -10,28 +10,77 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/skyloom/skyloom/agent/agentapi"
+	"github.com/skyloom/skyloom/internal/artifact"
 	"github.com/skyloom/skyloom/internal/filesync"
 )
 
 // spoolAge is how long blobs and manifests of a sync that was broken off are kept for its repetition.
 const spoolAge = 6 * time.Hour
 
+// planAge is how long a plan stays in memory for its apply; after that the manifest is read back from the disk.
+const planAge = 10 * time.Minute
+
 // fileStore holds what was sent for syncs: blobs by hash in spool/, manifests by id in manifests/. A manifest that was
 // planned and not yet applied is pending, and keeps its blobs.
 type fileStore struct {
 	mu      sync.Mutex
-	pending map[string]pendingSync // by manifest and destination
-	dsts    map[string]*sync.Mutex // one sync at a time for each destination
+	spool   *artifact.Store         // opened at the first use
+	pending map[string]*pendingSync // by manifest and destination
+	dsts    map[string]*sync.Mutex  // one sync at a time for each destination
 }
 
+// pendingSync is a sync that was planned. The manifest and the target are let go of after planAge.
 type pendingSync struct {
-	manifest string
+	id       string
 	since    time.Time
+	missing  []string // what the destination lacked
+	manifest *filesync.Manifest
+	target   filesync.Target
+}
+
+// blobs opens the spool; what was left there long ago is removed first.
+func (a *Agent) blobs() (*artifact.Store, error) {
+	s := &a.files
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.spool != nil {
+		return s.spool, nil
+	}
+	for _, d := range []string{"manifests", "index"} {
+		if err := os.MkdirAll(a.path(d), 0o700); err != nil {
+			return nil, diskError(err)
+		}
+	}
+	spool, err := artifact.Open(a.path("spool"), artifact.Options{Logger: a.log, Spool: true})
+	if err != nil {
+		return nil, diskError(err)
+	}
+	if _, err := spool.GC(context.Background(), func(string) bool { return false }, spoolAge); err != nil {
+		a.log.Warn("old files of syncs were not removed", "error", err)
+	}
+	names, _ := os.ReadDir(a.path("manifests"))
+	for _, n := range names {
+		if fi, err := n.Info(); err == nil && time.Since(fi.ModTime()) > spoolAge {
+			os.Remove(a.path("manifests", n.Name()))
+		}
+	}
+	s.spool, s.pending = spool, map[string]*pendingSync{}
+	return spool, nil
+}
+
+// close lets go of the spool; the process is about to end.
+func (s *fileStore) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.spool != nil {
+		s.spool.Close()
+	}
 }
 
 // lock keeps others from a destination.
@@ -79,9 +128,13 @@ func (a *Agent) target(to agentapi.FileApply) (filesync.Target, error) {
 	if dst == "/" && to.Mirror {
 		return filesync.Target{}, invalid("the root folder cannot be mirrored to")
 	}
+	return filesync.Target{Dst: dst, File: to.File, Mirror: to.Mirror}, nil
+}
+
+// index reads what is known of the files at a destination.
+func (a *Agent) index(dst string) *filesync.Index {
 	sum := sha256.Sum256([]byte(dst))
-	index := filesync.OpenIndex(a.path("index", hex.EncodeToString(sum[:16])))
-	return filesync.Target{Dst: dst, File: to.File, Mirror: to.Mirror, Index: index}, nil
+	return filesync.OpenIndex(a.path("index", hex.EncodeToString(sum[:16])))
 }
 
 // PlanFiles takes a manifest and names the blobs that neither the destination nor the spool has.
@@ -95,88 +148,72 @@ func (a *Agent) PlanFiles(ctx context.Context, to agentapi.FileApply, body io.Re
 		return agentapi.FilePlan{}, err
 	}
 	defer a.files.lock(t.Dst)()
-	for _, d := range []string{"spool", "manifests", "index"} {
-		if err := os.MkdirAll(a.path(d), 0o700); err != nil {
-			return agentapi.FilePlan{}, diskError(err)
-		}
+	spool, err := a.blobs()
+	if err != nil {
+		return agentapi.FilePlan{}, err
 	}
+	t.Index = a.index(t.Dst)
 	need, err := filesync.Plan(ctx, m, t)
 	if err != nil {
 		return agentapi.FilePlan{}, fileError(err)
 	}
-	id := m.ID()
-	data, err := m.Bytes()
-	if err != nil {
-		return agentapi.FilePlan{}, err
-	}
-	tmp := a.path("manifests", "."+id)
-	err = os.WriteFile(tmp, data, 0o600)
-	if err == nil {
-		err = os.Rename(tmp, a.path("manifests", id))
-	}
-	if err != nil {
+	p := &pendingSync{id: m.ID(), since: time.Now(), missing: need.Missing, manifest: m, target: t}
+	if err := a.keepManifest(p); err != nil {
 		return agentapi.FilePlan{}, diskError(err)
 	}
 	a.files.mu.Lock()
-	defer a.files.mu.Unlock()
-	if a.files.pending == nil {
-		a.files.pending = map[string]pendingSync{}
-		a.sweepSpool()
+	if old := a.files.pending[p.id+" "+t.Dst]; old != nil { // what was sent for it goes too in the end
+		p.missing = append(slices.Clone(need.Missing), old.missing...)
+		slices.Sort(p.missing)
+		p.missing = slices.Compact(p.missing)
 	}
-	a.files.pending[id+" "+t.Dst] = pendingSync{id, time.Now()}
-	plan := agentapi.FilePlan{Missing: []string{}, Bytes: need.Bytes}
-	for _, h := range need.Missing {
-		if fi, err := os.Stat(a.blob(h)); err == nil {
-			plan.Bytes -= fi.Size()
-		} else {
-			plan.Missing = append(plan.Missing, h)
+	a.files.pending[p.id+" "+t.Dst] = p
+	a.files.mu.Unlock()
+	time.AfterFunc(planAge, func() {
+		a.files.mu.Lock()
+		defer a.files.mu.Unlock()
+		p.manifest, p.target = nil, filesync.Target{}
+	})
+	plan := agentapi.FilePlan{Missing: []string{}}
+	lacks, err := spool.Has(ctx, need.Missing)
+	if err != nil {
+		return plan, fileError(err)
+	}
+	if len(lacks) > 0 {
+		sizes := m.Sizes()
+		plan.Missing = lacks
+		for _, h := range lacks {
+			plan.Bytes += sizes[h]
 		}
 	}
 	return plan, nil
 }
 
-func (a *Agent) blob(hash string) string { return a.path("spool", hash) }
+// keepManifest writes a manifest down for an apply after a restart of the agent.
+func (a *Agent) keepManifest(p *pendingSync) error {
+	path := a.path("manifests", p.id)
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	data, err := p.manifest.Bytes()
+	if err != nil {
+		return err
+	}
+	tmp := a.path("manifests", "."+p.id)
+	if err = os.WriteFile(tmp, data, 0o600); err == nil {
+		err = os.Rename(tmp, path)
+	}
+	return err
+}
 
 // TakeBlobs keeps the blobs of a pack. Those that arrived whole before an error stay.
 func (a *Agent) TakeBlobs(ctx context.Context, body io.Reader) error {
-	if err := os.MkdirAll(a.path("spool"), 0o700); err != nil {
-		return diskError(err)
-	}
-	_, err := filesync.ReadPack(ctx, body, filesync.PackLimits{}, func(hash string, _ int64, r io.Reader) error {
-		tmp, err := os.CreateTemp(a.path("spool"), ".in-*")
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(tmp, r)
-		if cerr := tmp.Close(); err == nil {
-			err = cerr
-		}
-		if err == nil {
-			err = os.Rename(tmp.Name(), a.blob(hash))
-		}
-		if err != nil {
-			os.Remove(tmp.Name())
-		}
+	spool, err := a.blobs()
+	if err != nil {
 		return err
-	})
+	}
+	_, err = spool.PutPack(ctx, body, filesync.PackLimits{})
 	return fileError(err)
-}
-
-// spool gives blobs to an apply.
-type spool struct{ a *Agent }
-
-// Open opens a blob that was sent.
-func (s spool) Open(hash string) (io.ReadCloser, int64, error) {
-	f, err := os.Open(s.a.blob(hash))
-	if err != nil {
-		return nil, 0, err
-	}
-	fi, err := f.Stat()
-	if err != nil {
-		f.Close()
-		return nil, 0, err
-	}
-	return f, fi.Size(), nil
 }
 
 // ApplyFiles brings a destination to the state of a manifest that was planned.
@@ -189,21 +226,32 @@ func (a *Agent) ApplyFiles(ctx context.Context, to agentapi.FileApply) (agentapi
 		return agentapi.FileResult{}, err
 	}
 	defer a.files.lock(t.Dst)()
-	m, err := a.manifest(to.Manifest)
+	spool, err := a.blobs()
 	if err != nil {
 		return agentapi.FileResult{}, err
 	}
-	res, err := filesync.Apply(ctx, m, t, spool{a})
+	key := to.Manifest + " " + t.Dst
+	a.files.mu.Lock()
+	p := a.files.pending[key]
+	var m *filesync.Manifest
+	if p != nil && p.manifest != nil {
+		m, t.Index = p.manifest, p.target.Index
+	}
+	a.files.mu.Unlock()
+	if m == nil {
+		if m, err = a.manifest(to.Manifest); err != nil {
+			return agentapi.FileResult{}, err
+		}
+		t.Index = a.index(t.Dst)
+	}
+	res, err := filesync.Apply(ctx, m, t, spool)
 	if errors.Is(err, fs.ErrNotExist) && ctx.Err() == nil {
 		return agentapi.FileResult{}, notFound("%v: plan the sync again, and send what is missing", err)
 	}
 	if err != nil {
 		return agentapi.FileResult{}, fileError(err)
 	}
-	a.files.mu.Lock()
-	defer a.files.mu.Unlock()
-	delete(a.files.pending, to.Manifest+" "+t.Dst)
-	a.forget(m)
+	a.forget(key, m, t)
 	return agentapi.FileResult{Written: res.Written, Removed: res.Removed, Bytes: res.Bytes, Warnings: res.Warnings}, nil
 }
 
@@ -220,44 +268,35 @@ func (a *Agent) manifest(id string) (*filesync.Manifest, error) {
 	return m, fileError(err)
 }
 
-// forget removes a manifest's blobs from the spool, those of pending syncs excepted. The caller holds files.mu.
-func (a *Agent) forget(m *filesync.Manifest) {
-	keep := map[string]bool{}
-	for key, p := range a.files.pending {
+// forget ends a sync: its blobs leave the spool, unless another one that is pending needs them.
+func (a *Agent) forget(key string, m *filesync.Manifest, t filesync.Target) {
+	a.files.mu.Lock()
+	defer a.files.mu.Unlock()
+	gone := m.Hashes // of a sync planned before the agent was restarted
+	if p := a.files.pending[key]; p != nil {
+		gone = func() []string { return p.missing }
+		delete(a.files.pending, key)
+	}
+	keep, named := map[string]bool{}, false
+	for other, p := range a.files.pending {
 		if time.Since(p.since) > spoolAge {
-			delete(a.files.pending, key)
+			delete(a.files.pending, other)
 			continue
 		}
-		if other, err := a.manifest(p.manifest); err == nil {
-			for _, h := range other.Hashes() {
-				keep[h] = true
-			}
+		named = named || strings.HasPrefix(key, p.id)
+		if p.target.Dst == t.Dst { // what it knows of the destination is out of date
+			p.manifest, p.target = nil, filesync.Target{}
+		}
+		for _, h := range p.missing {
+			keep[h] = true
 		}
 	}
-	names, err := os.ReadDir(a.path("spool"))
-	if err != nil || len(names) == 0 {
-		return
+	remove := slices.DeleteFunc(gone(), func(h string) bool { return keep[h] })
+	if err := a.files.spool.Remove(remove...); err != nil {
+		a.log.Warn("files of a sync were not removed", "error", err)
 	}
-	mine := map[string]bool{}
-	for _, h := range m.Hashes() {
-		mine[h] = true
-	}
-	for _, n := range names {
-		if mine[n.Name()] && !keep[n.Name()] {
-			os.Remove(a.blob(n.Name()))
-		}
-	}
-}
-
-// sweepSpool removes what syncs left that were broken off long ago.
-func (a *Agent) sweepSpool() {
-	for _, dir := range []string{"spool", "manifests"} {
-		names, _ := os.ReadDir(a.path(dir))
-		for _, n := range names {
-			if fi, err := n.Info(); err == nil && time.Since(fi.ModTime()) > spoolAge {
-				os.Remove(a.path(dir, n.Name()))
-			}
-		}
+	if id, _, _ := strings.Cut(key, " "); !named {
+		os.Remove(a.path("manifests", id))
 	}
 }
 

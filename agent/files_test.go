@@ -94,8 +94,10 @@ func TestFiles(t *testing.T) {
 	if n.file("sky_workdir/etc/start") != "echo from the workdir\n" {
 		t.Error("a single file did not arrive")
 	}
-	if left, _ := os.ReadDir(filepath.Join(n.cfg.Dir, "spool")); len(left) != 0 {
-		t.Errorf("%d blobs are left", len(left))
+	for _, d := range []string{"spool/pending", "spool/segments", "manifests"} {
+		if left, _ := os.ReadDir(filepath.Join(n.cfg.Dir, d)); len(left) != 0 {
+			t.Errorf("%d files are left in %s", len(left), d)
+		}
 	}
 	if _, err := n.api.PlanFiles(ctx(t), to, strings.NewReader("no manifest")); !agentapi.IsKind(err, agentapi.KindInvalid) {
 		t.Errorf("garbage: %v", err)

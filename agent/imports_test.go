@@ -17,7 +17,7 @@ func TestImports(t *testing.T) {
 	}
 	allowed := []string{
 		"github.com/skyloom/skyloom/agent", "github.com/skyloom/skyloom/api", "github.com/skyloom/skyloom/cmd/sky-agent",
-		"github.com/skyloom/skyloom/internal/filesync", "github.com/skyloom/skyloom/internal/failpoint", "github.com/skyloom/skyloom/internal/version",
+		"github.com/skyloom/skyloom/internal/filesync", "github.com/skyloom/skyloom/internal/artifact", "github.com/skyloom/skyloom/internal/failpoint", "github.com/skyloom/skyloom/internal/version",
 		"golang.org/x/crypto/", "github.com/pkg/sftp", "github.com/kr/fs", "github.com/creack/pty", // of the SSH server
 		"golang.org/x/sys/", "github.com/klauspost/compress", "github.com/google/uuid", // the last by api
 	}

@@ -33,6 +33,7 @@ type segments struct {
 	next   int
 	buf    []byte
 
+	spool      bool // nothing is forced to disk, so no index either
 	maxSize    int64
 	maxRecords int
 }
@@ -73,8 +74,8 @@ func keyOf(hash string) (k key, sum [sha256.Size]byte) {
 	return k, sum
 }
 
-func openSegments(dir string) (*segments, error) {
-	g := &segments{dir: dir, recent: map[key]entry{}, maxSize: maxSegment, maxRecords: maxRecords}
+func openSegments(dir string, spool bool) (*segments, error) {
+	g := &segments{dir: dir, spool: spool, recent: map[key]entry{}, maxSize: maxSegment, maxRecords: maxRecords}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -163,6 +164,9 @@ func (sg *segment) check() {
 // seal forces a segment to disk and writes its index.
 func (g *segments) seal(sg *segment) error {
 	slices.SortFunc(sg.entries, func(a, b entry) int { return cmp.Or(slices.Compare(a.key[:], b.key[:]), cmp.Compare(a.off, b.off)) })
+	if g.spool {
+		return nil
+	}
 	if err := sg.f.Sync(); err != nil {
 		return err
 	}

@@ -26,6 +26,8 @@ var ErrFull = errors.New("the disk is full")
 // Options configure a Store.
 type Options struct {
 	Logger *slog.Logger // default: silence
+	// Spool forces nothing to disk: for blobs that can be had again. After a restart all of them are read and checked.
+	Spool bool
 }
 
 // Store is a folder of blobs and manifests. It is safe for concurrent use.
@@ -67,7 +69,7 @@ func Open(dir string, o Options) (*Store, error) {
 			return nil, fmt.Errorf("cannot make the folder for files: %w", s.full(err))
 		}
 	}
-	if s.small, err = openSegments(filepath.Join(dir, segmentDir)); err != nil {
+	if s.small, err = openSegments(filepath.Join(dir, segmentDir), o.Spool); err != nil {
 		return nil, fmt.Errorf("cannot open the folder for files: %w", s.full(err))
 	}
 	if err := s.adopt(); err != nil {
