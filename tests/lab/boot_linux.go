@@ -325,11 +325,29 @@ func (h *Host) plugAll(m *machine) error {
 		return err
 	}
 	if h.isJump {
-		if err := h.plug(m, "eth1", backstage, net.IPv4(10, 78, 0, byte(10+h.n))); err != nil {
+		if err := h.plugBackstage(m); err != nil {
 			return err
 		}
 	}
 	return m.nl.addDefaultRoute(net.ParseIP(gateway))
+}
+
+func (h *Host) plugBackstage(m *machine) error {
+	return h.plug(m, "eth1", backstage, net.IPv4(10, 78, 0, byte(10+h.n)))
+}
+
+// becomeJump puts the host on the second network too, now if it is up and at every boot.
+func (h *Host) becomeJump() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.isJump || h.Spec.Behind != "" { // who is behind another is on that network anyway
+		return nil
+	}
+	h.isJump = true
+	if h.m == nil {
+		return nil
+	}
+	return h.plugBackstage(h.m)
 }
 
 // plug lays a wire from the host's link dev to a bridge. The hardware address stays the same over boots, as a real one

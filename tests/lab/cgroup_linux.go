@@ -91,10 +91,23 @@ func hybrid() bool {
 	return false
 }
 
+// CanLimit tells whether hosts can have CPUs and MemoryMB on this machine.
+func CanLimit() bool {
+	have := map[string]bool{}
+	for _, hi := range hierarchies() {
+		for _, c := range hi.controllers {
+			have[c] = true
+		}
+	}
+	return have["cpu"] && have["memory"]
+}
+
 // makeCgroups makes the host's cgroups with its limits. A limit that the machine cannot hold is an error, a missing
 // hierarchy without a limit is not.
 func (h *Host) makeCgroups() error {
-	have := map[string]bool{}
+	if (h.Spec.CPUs > 0 || h.Spec.MemoryMB > 0) && !CanLimit() {
+		return fmt.Errorf("host %s: this machine has no writable cgroups for limits: make the host without CPUs and MemoryMB", h.Name)
+	}
 	for _, hi := range hierarchies() {
 		dir := hi.path(h.lab.id, h.Name)
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -111,14 +124,10 @@ func (h *Host) makeCgroups() error {
 			}
 		}
 		for _, c := range hi.controllers {
-			have[c] = true
 			if err := h.limit(hi, dir, c); err != nil {
 				return fmt.Errorf("cgroup limits of host %s: %w", h.Name, err)
 			}
 		}
-	}
-	if h.Spec.CPUs > 0 && !have["cpu"] || h.Spec.MemoryMB > 0 && !have["memory"] {
-		return fmt.Errorf("host %s: this machine has no writable cgroups for limits: make the host without CPUs and MemoryMB", h.Name)
 	}
 	return nil
 }

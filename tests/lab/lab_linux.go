@@ -113,7 +113,10 @@ func (l *Lab) start() (err error) {
 	if l.dir, l.lock, err = enroll(l.id, l.log); err != nil {
 		return fmt.Errorf("folder of the lab: %w", err)
 	}
-	if l.scratch, err = os.MkdirTemp("", "skyloom-lab-"); err != nil {
+	if l.scratch, err = os.MkdirTemp("", scratchPrefix); err != nil {
+		return err
+	}
+	if err := os.Symlink(l.scratch, filepath.Join(l.dir, scratchLink)); err != nil {
 		return err
 	}
 	private, public, err := newKey("lab")
@@ -159,6 +162,9 @@ func (l *Lab) Add(s HostSpec) (*Host, error) {
 	return l.hosts[len(l.hosts)-1], nil
 }
 
+// AddAll boots more hosts, all at once.
+func (l *Lab) AddAll(specs ...HostSpec) error { return l.add(context.Background(), specs) }
+
 // add makes hosts of the specs and boots them at once.
 func (l *Lab) add(ctx context.Context, specs []HostSpec) error {
 	l.mu.Lock()
@@ -185,12 +191,19 @@ func (l *Lab) add(ctx context.Context, specs []HostSpec) error {
 			return fmt.Errorf("host %s is behind %s, which is not in the lab", h.Name, b)
 		}
 	}
+	var jumps []*Host
 	for _, h := range l.hosts {
-		for _, other := range l.hosts {
-			h.isJump = h.isJump || other.Spec.Behind == h.Name
+		for _, other := range fresh {
+			if other.Spec.Behind == h.Name {
+				jumps = append(jumps, h)
+				break
+			}
 		}
 	}
 	l.mu.Unlock()
+	if err := each(jumps, (*Host).becomeJump); err != nil {
+		return err
+	}
 	return each(fresh, func(h *Host) error {
 		if err := h.create(); err != nil {
 			return err
@@ -308,9 +321,6 @@ func (l *Lab) Close() error {
 		}
 		if l.lock != nil {
 			l.lock.Close()
-		}
-		if l.scratch != "" {
-			errs = append(errs, os.RemoveAll(l.scratch))
 		}
 		l.closeErr = errors.Join(errs...)
 	})

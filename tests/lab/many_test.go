@@ -128,14 +128,13 @@ func TestSweep(t *testing.T) {
 			t.Fatal("a process of a host outlived the lab's process")
 		}
 	}
-	if len(leftovers(id, "")) == 0 {
+	if len(leftovers(id, scratch)) == 0 {
 		t.Error("the dead lab left nothing, so that this tests nothing")
 	}
 	New(t, Options{Hosts: 1})
-	if left := leftovers(id, ""); len(left) > 0 {
+	if left := leftovers(id, scratch); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
-	_ = os.RemoveAll(scratch)
 }
 
 func TestWithoutRoot(t *testing.T) {

@@ -66,7 +66,19 @@ func missing() (out []string) {
 }
 
 // packages are what the lab installs on a Debian machine where something is missing.
-var packages = []string{"openssh-server", "openssh-sftp-server", "openssh-client", "util-linux"}
+var packages = []string{"openssh-server", "openssh-sftp-server", "openssh-client", "util-linux", "sudo", "rsync"}
+
+// welcome are programs that hosts usually have, but can do without.
+func welcome() bool {
+	for _, p := range []string{"usr/bin/sudo", "usr/bin/rsync", "usr/lib/openssh/sftp-server"} {
+		if _, err := os.Stat(filepath.Join(lowerDir(), p)); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+var triedWelcome sync.Once
 
 // install gets what is missing by apt-get, where that can be done and is allowed. Services that the packages would start
 // are held back.
@@ -74,7 +86,8 @@ func install(ctx context.Context, log func(string, ...any)) error {
 	if os.Geteuid() != 0 || os.Getenv("SKYLOOM_LAB_INSTALL") == "0" || lowerDir() != "/" {
 		return nil
 	}
-	if len(missing()) == 0 {
+	need := len(missing()) > 0
+	if !need && welcome() {
 		return nil
 	}
 	apt, err := exec.LookPath("apt-get")
@@ -86,7 +99,7 @@ func install(ctx context.Context, log func(string, ...any)) error {
 		return err
 	}
 	defer unlock()
-	if len(missing()) == 0 {
+	if need = len(missing()) > 0; !need && welcome() {
 		return nil // another lab has done it
 	}
 	const policy = "/usr/sbin/policy-rc.d"
@@ -108,6 +121,14 @@ func install(ctx context.Context, log func(string, ...any)) error {
 		return nil
 	}
 	args := append([]string{"install", "-y", "-qq", "--no-install-recommends"}, packages...)
+	if !need { // one try, from the package lists that are there
+		triedWelcome.Do(func() {
+			if err := run(args...); err != nil {
+				log("lab: sudo, rsync or sftp is missing, and stays so: %v", err)
+			}
+		})
+		return nil
+	}
 	if run(args...) == nil {
 		return nil
 	}

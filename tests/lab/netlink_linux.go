@@ -26,7 +26,7 @@ func openNetlink() (*netlink, error) {
 	if err != nil {
 		return nil, fmt.Errorf("netlink: %w", err)
 	}
-	tv := unix.NsecToTimeval((10 * time.Second).Nanoseconds())
+	tv := unix.NsecToTimeval((60 * time.Second).Nanoseconds())
 	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv)
 	return &netlink{fd: fd}, nil
 }

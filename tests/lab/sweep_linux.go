@@ -14,6 +14,9 @@ import (
 // runDir holds a folder for each lab, with a lock that its process holds as long as it lives.
 const runDir = "/run/skyloom-lab"
 
+// In a lab's folder scratchLink leads to the one on disk, whose name starts with scratchPrefix.
+const scratchLink, scratchPrefix = "scratch", "skyloom-lab-"
+
 // lockFile takes path's lock, waiting for it, and hands back what frees it.
 func lockFile(path string) (func(), error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
@@ -85,7 +88,7 @@ func sweep(log func(string, ...any)) {
 	}
 }
 
-// discard removes a lab's mounts, cgroups and folder.
+// discard removes a lab's mounts, cgroups and folders.
 func discard(id string) error {
 	dir := filepath.Join(runDir, id)
 	mounts := mountsBelow(dir)
@@ -99,6 +102,11 @@ func discard(id string) error {
 	}
 	for _, hi := range hierarchies() {
 		_ = unix.Rmdir(filepath.Join(hi.mount, cgroupName)) // if this was the last lab
+	}
+	if to, err := os.Readlink(filepath.Join(dir, scratchLink)); err == nil && strings.HasPrefix(filepath.Base(to), scratchPrefix) {
+		if err := os.RemoveAll(to); err != nil {
+			return err
+		}
 	}
 	return os.RemoveAll(dir)
 }

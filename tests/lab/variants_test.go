@@ -3,7 +3,9 @@
 package lab
 
 import (
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -17,6 +19,11 @@ func TestVariants(t *testing.T) {
 		{Name: "small", MemoryMB: 96, CPUs: 0.5, DiskMB: 8, User: "root", NoSFTP: true},
 		{Name: "jump"},
 		{Name: "inner", Behind: "jump"},
+	}
+	if !CanLimit() {
+		for i := range specs {
+			specs[i].CPUs, specs[i].MemoryMB = 0, 0
+		}
 	}
 	l := New(t, Options{Specs: specs})
 	host := func(name string) *Host { return l.ByName(name) }
@@ -48,6 +55,9 @@ func TestVariants(t *testing.T) {
 		}
 	})
 	t.Run("gpus, architecture, size", func(t *testing.T) {
+		if !CanLimit() {
+			t.Skip("this machine cannot hold limits")
+		}
 		h := host("gpu")
 		want := "0, NVIDIA A100-SXM4-80GB, 81920\n1, NVIDIA A100-SXM4-80GB, 81920\n2, NVIDIA T4, 15360\n" +
 			"GPU 2: NVIDIA T4 (UUID: GPU-00000002-0000-4000-8000-000000000000)\nindex, memory.total [MiB]\n1, 81920 MiB\n3 2\n/dev/nvidia2\n" +
@@ -58,6 +68,9 @@ func TestVariants(t *testing.T) {
 		}
 	})
 	t.Run("limits of memory and disk", func(t *testing.T) {
+		if !CanLimit() {
+			t.Skip("this machine cannot hold limits")
+		}
 		h := host("small")
 		if got := overSSH(t, l, h, "", "id -u; grep MemTotal /proc/meminfo | tr -s ' '; df -m / | tail -1 | tr -s ' ' | cut -d' ' -f2"); got != "0\nMemTotal: 98304 kB\n8" {
 			t.Errorf("got %q", got)
@@ -104,7 +117,14 @@ func TestVariants(t *testing.T) {
 		if _, err := conn.Read(b[:]); err != nil || string(b[:]) != "SSH-" {
 			t.Errorf("%q, %v", b, err)
 		}
-		overSSH(t, l, h, "", "true") // from itself
+		overSSH(t, l, h, "", "true")                                 // from itself
+		later, err := l.Add(HostSpec{Name: "later", Behind: "bare"}) // which becomes a jump host while it is up
+		must(t, err)
+		conf := filepath.Join(l.Dir(), "ssh_config")
+		must(t, os.WriteFile(conf, []byte(l.SSHConfig()), 0o600))
+		if out, err := l.Command("ssh", "-F", conf, later.Name, "hostname").CombinedOutput(); err != nil || string(out) != "later\n" {
+			t.Errorf("%q, %v", out, err)
+		}
 	})
 	t.Run("nowhere else to go", func(t *testing.T) {
 		if out, err := host("jump").Run(bg, "timeout 5 bash -c 'exec 3<>/dev/tcp/192.0.2.1/80'"); err == nil || !strings.Contains(out, "unreachable") && !strings.Contains(out, "No route") {
@@ -112,7 +132,7 @@ func TestVariants(t *testing.T) {
 		}
 	})
 	t.Run("texts", func(t *testing.T) {
-		if s := l.KnownHosts(); strings.Count(s, "ssh-ed25519 ") != len(specs) {
+		if s := l.KnownHosts(); strings.Count(s, "ssh-ed25519 ") != len(l.Hosts()) {
 			t.Error(s)
 		}
 		if s := l.PoolsYAML("lab"); !strings.Contains(s, "password: \"s3cret pass\"") || !strings.Contains(s, "- ip: 10.77.0.11\n") {
