@@ -10,6 +10,7 @@ import (
 	"github.com/skyloom/skyloom/agent/agentapi"
 	"github.com/skyloom/skyloom/api"
 	"github.com/skyloom/skyloom/internal/failpoint"
+	"github.com/skyloom/skyloom/providers"
 	"github.com/skyloom/skyloom/task"
 )
 
@@ -174,6 +175,79 @@ func (a *Activities) CancelJobs(ctx context.Context, in CancelInput) (CancelOutp
 		}
 	}
 	return out, failpoint.Hit(fpCancelAfter)
+}
+
+// submitLife is longer than an attempt of Submit lives: after that time a key that an agent does not know stays unknown.
+const submitLife = 15 * time.Second
+
+// Withdraw makes sure that a job whose submission has an unknown outcome does not run: the agent cancels it or has not
+// got it, or its machine is gone. Until one of these is known for sure it goes on asking. Idempotent.
+func (a *Activities) Withdraw(ctx context.Context, in WithdrawInput) error {
+	defer beat(ctx)()
+	p, err := a.provider(in.Provider)
+	if err != nil {
+		return err
+	}
+	h, err := head(in.Nodes)
+	if err != nil {
+		return nil
+	}
+	var unknownSince time.Time
+	for pause := 200 * time.Millisecond; ; pause = min(pause*2, 5*time.Second) {
+		done, unknown := a.revoke(ctx, p, h, in.Key)
+		switch {
+		case done:
+			return nil
+		case !unknown:
+			unknownSince = time.Time{}
+		case unknownSince.IsZero():
+			unknownSince = time.Now()
+		case time.Since(unknownSince) > submitLife:
+			return nil
+		}
+		if !unknown && time.Since(h.CreatedAt) > fresh {
+			if nodes, err := p.List(ctx, in.Ref.Tag()); err == nil && !runs(nodes, h.ID) {
+				return nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the head node of cluster %q does not answer, so it is not known whether the job runs: %w", in.Ref.Name, ctx.Err())
+		case <-time.After(pause):
+		}
+	}
+}
+
+// revoke cancels the job with a key. unknown says that the agent answered and knows of none.
+func (a *Activities) revoke(ctx context.Context, p providers.Provider, n providers.Node, key string) (done, unknown bool) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	c, err := NodeClient(ctx, p, n)
+	if err != nil {
+		return false, false
+	}
+	defer c.Close()
+	job, err := c.JobByKey(ctx, key)
+	if agentapi.IsKind(err, agentapi.KindNotFound) {
+		return false, true
+	}
+	if err != nil {
+		return false, false
+	}
+	if !job.Status.Terminal() {
+		_, err = c.Cancel(ctx, agentapi.CancelSpec{JobIDs: []int64{job.ID}})
+	}
+	return err == nil, false
+}
+
+// runs says that a node is listed as one on which processes may run.
+func runs(nodes []providers.Node, id string) bool {
+	for _, n := range nodes {
+		if n.ID == id {
+			return n.State != providers.NodeGone && n.State != providers.NodeStopped
+		}
+	}
+	return false
 }
 
 // SetAutostop gives the head node its idle rule, or tells it to work on. Idempotent by generation.

@@ -87,6 +87,16 @@ func (a *Activities) Deliver(ctx context.Context, in DeliverInput) (DeliverOutpu
 	if err := failpoint.Hit(fpDeliverAfter); err != nil {
 		return DeliverOutput{}, err
 	}
+	if d == NoCluster {
+		// It may have been delivered by an attempt whose answer was lost, and have ended the entity.
+		row, err := a.Store.Request(ctx, in.Op.Key)
+		if err != nil {
+			return DeliverOutput{}, err
+		}
+		if row.Status.Terminal() {
+			return DeliverOutput{Outcome: outcomeOf(row, in.Op.Kind)}, nil
+		}
+	}
 	return DeliverOutput{Delivery: d, Cluster: name}, nil
 }
 

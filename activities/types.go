@@ -256,6 +256,14 @@ type SubmitOutput struct {
 	Error *api.Error `json:"error,omitempty"`
 }
 
+// WithdrawInput names a job whose submission has an unknown outcome.
+type WithdrawInput struct {
+	Key      string               `json:"key"`
+	Ref      providers.ClusterRef `json:"ref"`
+	Provider string               `json:"provider"`
+	Nodes    []providers.Node     `json:"nodes"`
+}
+
 // ReplyInput ends a request: its row, the rows and events that go with it, and the signal to the workflow that waits.
 type ReplyInput struct {
 	Outcome cluster.Outcome `json:"outcome"`

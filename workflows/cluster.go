@@ -24,6 +24,8 @@ func Cluster(ctx workflow.Context, st cluster.State) error {
 type entity struct {
 	machine
 	*desk
+	// unsure says that the view's operation ended without knowing whether its job was submitted.
+	unsure bool
 }
 
 // desk is what all views of an entity share.
@@ -369,7 +371,11 @@ func (e *entity) later(name string, f func(e *entity)) {
 // carryOut does one operation and replies, unless it is a launch that goes on waiting.
 func (e *entity) carryOut(ctx workflow.Context, op cluster.Op) {
 	e.under[op.Key] = true
-	defer delete(e.under, op.Key)
+	defer func() {
+		if !e.unsure {
+			delete(e.under, op.Key)
+		}
+	}()
 	var res any
 	var fail *api.Error
 	var b store.Batch
@@ -413,7 +419,25 @@ func (e *entity) carryOut(ctx workflow.Context, op cluster.Op) {
 	} else {
 		o.Result = encode(res)
 	}
+	if e.unsure {
+		e.withdraw(op, o, b)
+		return
+	}
 	e.reply(op, o, b)
+}
+
+// withdraw makes sure that a job does not run whose submission has an unknown outcome, and replies then: what is shown
+// as cancelled must not start afterwards. It holds nobody up.
+func (e *entity) withdraw(op cluster.Op, o cluster.Outcome, b store.Batch) {
+	in := activities.WithdrawInput{Key: op.Key, Ref: e.st.Ref, Provider: e.st.Provider, Nodes: e.st.Nodes}
+	e.beside("withdraw the job", func(e *entity, _ workflow.Context) {
+		ctx := remote(e.root, activities.QueueMain, "make sure that the job does not run", time.Minute, forever)
+		if err := workflow.ExecuteActivity(ctx, acts.Withdraw, in).Get(ctx, nil); err != nil {
+			workflow.GetLogger(e.root).Warn("job not withdrawn", "request", op.Key, "error", err)
+		}
+		delete(e.under, op.Key)
+		e.reply(op, o, b)
+	})
 }
 
 // reply writes how an operation ended and tells who waits. It never fails for good.

@@ -211,8 +211,13 @@ func (e *entity) submit(ctx workflow.Context, op cluster.Op, in activities.Submi
 	in.RequestID, in.Ref, in.Provider, in.Nodes, in.NumNodes, in.Have, in.Epoch, in.User = op.Key, e.st.Ref, e.st.Provider, e.st.Nodes, e.st.NumNodes, e.st.Have, e.st.Epoch, op.User
 	var out activities.SubmitOutput
 	if err := workflow.ExecuteLocalActivity(brief(e.root, "submit the job"), acts.Submit, in).Get(e.root, &out); err != nil {
+		if e.cur.cancelled {
+			e.unsure = true
+			return nil, b, cluster.Cancelled(e.cur.why)
+		}
 		actx := remote(ctx, activities.QueueMain, "submit the job, with patience", 10*time.Second, 3*time.Minute)
 		if err := workflow.ExecuteActivity(actx, acts.Submit, in).Get(actx, &out); err != nil {
+			e.unsure = true
 			if e.cur.cancelled {
 				return nil, b, cluster.Cancelled(e.cur.why)
 			}
