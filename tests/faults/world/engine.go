@@ -36,11 +36,12 @@ type simEngine struct {
 	over   chan struct{} // closed once the environment has ended
 	rest   chan struct{} // closed to end the activity that keeps time running
 
-	mu        sync.Mutex
-	calls     map[int]*engineCall
-	seq       int
-	runs      map[string]*simRun // by workflow id, the newest
-	continued int                // as new
+	mu         sync.Mutex
+	calls      map[int]*engineCall
+	seq        int
+	runs       map[string]*simRun // by workflow id, the newest
+	continued  int                // as new
+	activities int                // begun
 	// full is the info of a workflow whose history has grown enough to continue as new.
 	full workflow.Info
 }
@@ -468,7 +469,18 @@ func (w *workflowOut) ExecuteActivity(ctx workflow.Context, typ string, args ...
 		w.e.faults.remember(workflow.GetInfo(ctx).WorkflowExecution.ID, typ, o)
 		o.StartToCloseTimeout, o.ScheduleToCloseTimeout, o.HeartbeatTimeout = farOff, 0, 0
 		o.RetryPolicy = &temporal.RetryPolicy{MaximumAttempts: 1}
-		ctx = workflow.WithActivityOptions(ctx, o)
+		// A cancelled activity is asked to end and waited for; the environment would not wait.
+		w.e.activities++
+		o.ActivityID = fmt.Sprintf("a%d", w.e.activities)
+		key := workflow.GetInfo(ctx).WorkflowExecution.ID + "|" + o.ActivityID
+		root, _ := workflow.NewDisconnectedContext(ctx)
+		if done := ctx.Done(); done != nil {
+			workflow.Go(root, func(ctx workflow.Context) {
+				done.Receive(ctx, nil)
+				w.e.faults.cancel(key)
+			})
+		}
+		ctx = workflow.WithActivityOptions(root, o)
 	}
 	return w.Next.ExecuteActivity(ctx, typ, args...)
 }

@@ -42,11 +42,12 @@ type faults struct {
 	hits    map[string]int
 	options map[string]workflow.ActivityOptions // by workflow and activity, as asked for last
 	base    context.Context                     // ends with the world
+	cancels map[string]context.CancelFunc       // of activities under way, by workflow and activity id
 	wg      sync.WaitGroup
 }
 
 func newFaults(ctx context.Context, seed int64, r Rates) *faults {
-	return &faults{seed: seed, rates: r, counts: map[string]int{}, hits: map[string]int{}, options: map[string]workflow.ActivityOptions{}, base: ctx}
+	return &faults{seed: seed, rates: r, counts: map[string]int{}, hits: map[string]int{}, cancels: map[string]context.CancelFunc{}, options: map[string]workflow.ActivityOptions{}, base: ctx}
 }
 
 // stop ends the faults of activities and signals.
@@ -135,6 +136,15 @@ func (f *faults) remember(workflowID, typ string, o workflow.ActivityOptions) {
 	f.options[workflowID+"|"+typ] = o
 }
 
+// cancel asks an activity to end, as a heartbeat's answer does.
+func (f *faults) cancel(key string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if c := f.cancels[key]; c != nil {
+		c()
+	}
+}
+
 // activityFaults runs an activity as a worker and a server do together: attempt after attempt, some of which die.
 type activityFaults struct {
 	interceptor.ActivityInboundInterceptorBase
@@ -165,6 +175,15 @@ func (a *activityFaults) ExecuteActivity(ctx context.Context, in *interceptor.Ex
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	defer context.AfterFunc(a.f.base, stop)()
+	me := info.WorkflowExecution.ID + "|" + info.ActivityID
+	a.f.mu.Lock()
+	a.f.cancels[me] = stop
+	a.f.mu.Unlock()
+	defer func() {
+		a.f.mu.Lock()
+		delete(a.f.cancels, me)
+		a.f.mu.Unlock()
+	}()
 	begun := time.Now()
 	pause := o.RetryPolicy.InitialInterval
 	for {
