@@ -12,7 +12,7 @@ LDFLAGS := -s -w -X $(PKG)/internal/version.Version=$(VERSION) -X $(PKG)/interna
 # Everything is pure Go. One setting for builds and tests means one build cache.
 export CGO_ENABLED := 0
 
-.PHONY: all build sky sky-server sky-agent agents install quickstart test test-short lint vet docs docs-check cross chaos chaos-smoke replay histories faults bench fuzz clean
+.PHONY: all build sky sky-server sky-agent agents install quickstart test test-short lint vet docs docs-check cross chaos chaos-smoke lab replay histories faults bench fuzz clean
 
 all: build
 
@@ -75,6 +75,11 @@ cross-server: ## sky-server for darwin: a cold build of about ten minutes
 
 chaos: build ## 200 random kills, and one at every failpoint
 	SKYLOOM_CHAOS_KILLS=200 $(GO) test ./tests/chaos -count=1 -timeout 3h -v
+
+lab: ## hosts to play with, as root: make lab ARGS="up 3", then bin/lab help
+	@mkdir -p $(BIN)
+	$(GO) build -o $(BIN)/lab ./tests/lab/cmd/lab
+	@$(BIN)/lab $(ARGS)
 
 replay: ## recorded histories replay on this build
 	$(GO) test ./tests/histories -count=1
