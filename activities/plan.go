@@ -13,6 +13,7 @@ import (
 	"github.com/skyloom/skyloom/api"
 	"github.com/skyloom/skyloom/internal/cluster"
 	"github.com/skyloom/skyloom/internal/optimizer"
+	"github.com/skyloom/skyloom/internal/recovery"
 	"github.com/skyloom/skyloom/providers"
 	"github.com/skyloom/skyloom/task"
 )
@@ -62,7 +63,11 @@ func (a *Activities) Plan(ctx context.Context, in PlanInput) (PlanOutput, error)
 			out.Blocked = append(out.Blocked, optimizer.GiveUp(*in.Last)...)
 		}
 	}
-	left := optimizer.Unblocked(res.Choices, out.Blocked)
+	blocked := out.Blocked
+	if r := in.Recover; r != nil {
+		blocked = append(append([]optimizer.Block(nil), blocked...), recovery.Blocks(r.Strategy, r.Round, r.Old, places(res.Choices))...)
+	}
+	left := optimizer.Unblocked(res.Choices, blocked)
 	if len(left) == 0 {
 		out.Error, out.Retry = optimizer.Explain(in.Failures, res.Reasons), optimizer.WorthRetrying(in.Failures)
 		return out, nil
@@ -83,6 +88,20 @@ func (a *Activities) Plan(ctx context.Context, in PlanInput) (PlanOutput, error)
 func mint(installation, request string, round int) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "incarnation\x00%s\x00%s\x00%d", installation, request, round))
 	return hex.EncodeToString(sum[:4])
+}
+
+// places are the regions in which there is a choice.
+func places(choices []optimizer.Choice) []recovery.Place {
+	var out []recovery.Place
+	seen := map[recovery.Place]bool{}
+	for _, c := range choices {
+		p := recovery.Place{Cloud: c.Provider, Region: c.Spec.Region}
+		if !seen[p] {
+			seen[p] = true
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // needs are the capabilities that a place must have for an idle rule.
