@@ -21,6 +21,7 @@ func main() {
 	clusters := flag.Int("clusters", 1000, "idle clusters for the listing and the idle server")
 	ops := flag.Int("ops", 200, "execs and launches to average over")
 	idle := flag.Duration("idle", 20*time.Second, "how long an idle process is looked at")
+	files := flag.Int("files", 0, "measure only the sync of a tree of so many files")
 	flag.Parse()
 	if runtime.GOOS != "linux" {
 		fmt.Fprintln(os.Stderr, "bench: reads /proc, and so needs Linux")
@@ -28,7 +29,7 @@ func main() {
 	}
 	dir, err := filepath.Abs(*bin)
 	if err == nil {
-		b := &bench{bin: dir, clusters: *clusters, ops: *ops, idle: *idle}
+		b := &bench{bin: dir, clusters: *clusters, ops: *ops, idle: *idle, files: *files}
 		err = b.run()
 	}
 	if err != nil {
@@ -40,6 +41,7 @@ func main() {
 type bench struct {
 	bin           string
 	clusters, ops int
+	files         int
 	idle          time.Duration
 	rows          [][3]string
 }
@@ -53,7 +55,11 @@ func (b *bench) run() error {
 	load, _ := os.ReadFile("/proc/loadavg")
 	fmt.Printf("%d cores; load before: %s\n", runtime.NumCPU(), strings.TrimSpace(string(load)))
 	fmt.Println("| what | at most | reached |\n|---|---|---|")
-	for _, step := range []func() error{b.version, b.local, b.many} {
+	steps := []func() error{b.version, b.local, b.fileSyncs, b.many}
+	if b.files > 0 {
+		steps = []func() error{b.fileSyncs}
+	}
+	for _, step := range steps {
 		if err := step(); err != nil {
 			return err
 		}
