@@ -13,9 +13,9 @@ func TestImports(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	const module = "github.com/skyloom/skyloom/"
-	own := []string{"cmd/sky", "cli", "api", "task", "internal/config", "internal/daemon", "internal/filesync", "internal/version"}
+	own := []string{"cmd/sky", "cli", "api", "task", "internal/config", "internal/daemon", "internal/filesync", "internal/sshconfig", "internal/version"}
 	forbidden := []string{"go.temporal.io/", "github.com/temporalio/", "google.golang.org/grpc", "google.golang.org/protobuf", "cloud.google.com/",
-		"github.com/aws/", "github.com/Azure/", "k8s.io/", "sigs.k8s.io/", "modernc.org/", "github.com/danielgtaylor/huma", "github.com/jackc/"}
+		"github.com/aws/", "github.com/Azure/", "k8s.io/", "sigs.k8s.io/", "modernc.org/", "github.com/danielgtaylor/huma", "golang.org/x/crypto/ssh", "github.com/coder/websocket", "github.com/jackc/"}
 	for _, p := range strings.Fields(string(out)) {
 		for _, f := range forbidden {
 			if strings.HasPrefix(p, f) {

@@ -16,6 +16,7 @@ import (
 	"github.com/skyloom/skyloom/cli/infra"
 	"github.com/skyloom/skyloom/cli/session"
 	"github.com/skyloom/skyloom/cli/shell"
+	"github.com/skyloom/skyloom/cli/sshproxy"
 	"github.com/skyloom/skyloom/internal/version"
 )
 
@@ -130,6 +131,7 @@ func NewRoot(s *session.Session) *cobra.Command {
 		apiserver.New(s),
 		dashboard.New(s, nil),
 		shell.New(s),
+		sshproxy.New(s, nil),
 		&cobra.Command{
 			Use:   "version",
 			Short: "Print the version",

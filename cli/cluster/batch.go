@@ -38,6 +38,8 @@ type batch struct {
 	refuse func(api.Cluster) string
 	// submit sends the request for one cluster.
 	submit func(ctx context.Context, c *api.Client, cl api.Cluster) (*api.Ref, error)
+	// after is called after success, before done.
+	after func(ctx context.Context, c *api.Client, cl api.Cluster)
 	// done is the message after success, "" for none.
 	done func(cl api.Cluster, res api.OpResult) string
 }
@@ -182,6 +184,9 @@ func (b *batch) one(ctx context.Context, s *session.Session, c *api.Client, cl a
 	}
 	for _, w := range res.Warnings {
 		s.IO.Warnf("%s: %s", cl.Name, w)
+	}
+	if b.after != nil {
+		b.after(ctx, c, cl)
 	}
 	return ref, b.done(cl, res), nil
 }

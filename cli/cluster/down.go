@@ -8,6 +8,7 @@ import (
 
 	"github.com/skyloom/skyloom/api"
 	"github.com/skyloom/skyloom/cli/session"
+	"github.com/skyloom/skyloom/cli/sshhosts"
 )
 
 // DownOptions is `sky down`.
@@ -59,7 +60,8 @@ func Down(ctx context.Context, s *session.Session, o *DownOptions) error {
 			}
 			return c.Down(ctx, &api.StopOrDownBody{Base: base, Cluster: cl.Name, Purge: o.Purge, Graceful: o.On, GracefulTimeout: o.Timeout})
 		},
-		done: func(cl api.Cluster, _ api.OpResult) string { return fmt.Sprintf("Cluster %s is removed.", cl.Name) },
+		after: func(_ context.Context, _ *api.Client, cl api.Cluster) { sshhosts.Gone(s, cl.Name) },
+		done:  func(cl api.Cluster, _ api.OpResult) string { return fmt.Sprintf("Cluster %s is removed.", cl.Name) },
 	}
 	return b.run(ctx, s, &o.targets)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/skyloom/skyloom/cli/flags"
 	"github.com/skyloom/skyloom/cli/follow"
 	"github.com/skyloom/skyloom/cli/session"
+	"github.com/skyloom/skyloom/cli/sshhosts"
 	"github.com/skyloom/skyloom/cli/taskflags"
 	"github.com/skyloom/skyloom/cli/upload"
 	"github.com/skyloom/skyloom/task"
@@ -310,14 +311,15 @@ func finish(ctx context.Context, s *session.Session, c *api.Client, ref *api.Ref
 	if res.Cluster != "" {
 		name = res.Cluster
 	}
+	ssh := sshhosts.Up(ctx, s, c, name, res.Hash, ref.Name == "sky.exec")
 	if res.JobID == 0 {
 		s.IO.Notef("Run commands not specified or empty.")
-		usefulCommands(s, name, 0)
+		usefulCommands(s, name, 0, ssh())
 		return nil
 	}
 	if detach {
 		s.IO.Printf("Job submitted, ID: %d\n", res.JobID)
-		usefulCommands(s, name, res.JobID)
+		usefulCommands(s, name, res.JobID, ssh())
 		return nil
 	}
 	code, err := follow.Logs(ctx, s, c, name, follow.LogOptions{JobID: res.JobID, Follow: true})
@@ -325,13 +327,13 @@ func finish(ctx context.Context, s *session.Session, c *api.Client, ref *api.Ref
 		return err
 	}
 	if code != follow.ExitInterrupted {
-		usefulCommands(s, name, res.JobID)
+		usefulCommands(s, name, res.JobID, ssh())
 	}
 	return session.Exit(code)
 }
 
 // usefulCommands tells what to do next.
-func usefulCommands(s *session.Session, cluster string, job int64) {
+func usefulCommands(s *session.Session, cluster string, job int64, ssh bool) {
 	n := s.IO.Notef
 	n("")
 	n("%s", s.IO.ErrStyle(session.Bold, "Useful Commands"))
@@ -342,6 +344,9 @@ func usefulCommands(s *session.Session, cluster string, job int64) {
 		n("  To see the queue:       sky queue %s", cluster)
 	}
 	n("Cluster %s", cluster)
+	if ssh {
+		n("  To log in:              ssh %s", cluster)
+	}
 	n("  To submit a job:        sky exec %s yaml_file", cluster)
 	n("  To see what happened:   sky events %s", cluster)
 	n("  To stop the cluster:    sky stop %s", cluster)

@@ -9,6 +9,7 @@ import (
 	"github.com/skyloom/skyloom/api"
 	"github.com/skyloom/skyloom/cli/flags"
 	"github.com/skyloom/skyloom/cli/session"
+	"github.com/skyloom/skyloom/cli/sshhosts"
 )
 
 // StartOptions is `sky start`.
@@ -87,6 +88,9 @@ func Start(ctx context.Context, s *session.Session, o *StartOptions) error {
 			}
 			return c.Start(ctx, &api.StartBody{Base: base, Cluster: cl.Name, IdleMinutes: o.IdleMinutes, WaitFor: o.WaitFor,
 				RetryUntilUp: o.RetryUntilUp, Down: o.Down, Force: o.Force})
+		},
+		after: func(ctx context.Context, c *api.Client, cl api.Cluster) {
+			sshhosts.Up(ctx, s, c, cl.Name, "", false)()
 		},
 		done: func(cl api.Cluster, _ api.OpResult) string { return fmt.Sprintf("Cluster %s is UP.", cl.Name) },
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/skyloom/skyloom/cli/flags"
 	"github.com/skyloom/skyloom/cli/follow"
 	"github.com/skyloom/skyloom/cli/session"
+	"github.com/skyloom/skyloom/cli/sshhosts"
 	"github.com/skyloom/skyloom/cli/table"
 	"github.com/skyloom/skyloom/task"
 )
@@ -107,6 +108,7 @@ func Status(ctx context.Context, s *session.Session, o *StatusOptions) error {
 	if len(o.Names) > 0 {
 		sel = pick(list.Clusters, o.Names)
 	}
+	sshhosts.Seen(s, list.Clusters, plainNames(sel.missing), o.AllUsers && len(o.Names) == 0)
 	if o.Output == "json" {
 		if err := s.PrintJSON(statusJSON(sel.clusters)); err != nil {
 			return err
@@ -125,6 +127,11 @@ func Status(ctx context.Context, s *session.Session, o *StatusOptions) error {
 		}
 	}
 	return nil
+}
+
+// plainNames are those that are no globs.
+func plainNames(names []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), isGlob)
 }
 
 func refresh(ctx context.Context, s *session.Session, c *api.Client, names []string, allUsers bool) error {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/skyloom/skyloom/api"
 	"github.com/skyloom/skyloom/cli/session"
+	"github.com/skyloom/skyloom/cli/sshhosts"
 )
 
 func (t *targets) add(fs *pflag.FlagSet) {
@@ -70,6 +71,7 @@ func Stop(ctx context.Context, s *session.Session, o *StopOptions) error {
 			}
 			return c.Stop(ctx, &api.StopOrDownBody{Base: base, Cluster: cl.Name, Graceful: o.On, GracefulTimeout: o.Timeout})
 		},
+		after: func(_ context.Context, _ *api.Client, cl api.Cluster) { sshhosts.Gone(s, cl.Name) },
 		done: func(cl api.Cluster, _ api.OpResult) string {
 			return fmt.Sprintf("Cluster %s is stopped.\n  To restart the cluster, run: sky start %s", cl.Name, cl.Name)
 		},
