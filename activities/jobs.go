@@ -82,6 +82,17 @@ func jobSpec(t *task.Task, in SubmitInput, secrets map[string]string) agentapi.J
 	if in.Setup {
 		s.Setup = t.Setup
 	}
+	if len(in.Envs) > 0 {
+		envs := map[string]string{}
+		for k, v := range t.Envs {
+			envs[k] = v
+		}
+		for k, v := range in.Envs {
+			envs[k] = v
+		}
+		s.Envs = envs
+	}
+	s.TaskID = in.TaskID
 	if s.Run == "" {
 		s.CPUs, s.NumNodes = noCPUs, 1
 	}

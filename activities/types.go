@@ -7,6 +7,7 @@ import (
 	"github.com/skyloom/skyloom/api"
 	"github.com/skyloom/skyloom/internal/cluster"
 	"github.com/skyloom/skyloom/internal/optimizer"
+	"github.com/skyloom/skyloom/internal/recovery"
 	"github.com/skyloom/skyloom/internal/store"
 	"github.com/skyloom/skyloom/providers"
 	"github.com/skyloom/skyloom/task"
@@ -40,10 +41,11 @@ type Observed struct {
 	Hash string       `json:"hash"`
 	Kind ObservedKind `json:"kind"`
 	// Autostop is the generation the agent asks to be stopped for.
-	Autostop int64  `json:"autostop,omitempty"`
-	Down     bool   `json:"down,omitempty"`
-	Message  string `json:"message,omitempty"`
-	Rank     int    `json:"rank,omitempty"` // of a node that is silent, answers again, or is given up
+	Autostop int64    `json:"autostop,omitempty"`
+	Down     bool     `json:"down,omitempty"`
+	Message  string   `json:"message,omitempty"`
+	Job      *api.Job `json:"job,omitempty"`  // that ended
+	Rank     int      `json:"rank,omitempty"` // of a node that is silent, answers again, or is given up
 }
 
 // ObservedKind says what was seen.
@@ -53,6 +55,7 @@ type ObservedKind string
 const (
 	ObservedReady    ObservedKind = "ready"    // every node runs and its agent answers
 	ObservedNodes    ObservedKind = "nodes"    // a node changed its state: look
+	ObservedJob      ObservedKind = "job"      // a job ended
 	ObservedSuspect  ObservedKind = "suspect"  // a node is silent, and its infra can't tell whether it lives
 	ObservedAlive    ObservedKind = "alive"    // it answers again
 	ObservedLost     ObservedKind = "lost"     // it has been silent for too long
@@ -67,6 +70,8 @@ type Owned struct {
 	Provider string            `json:"provider"`
 	Nodes    []providers.Node  `json:"nodes"`
 	Row      api.Cluster       `json:"row"`
+	// Others are further incarnations of a workflow that owns several.
+	Others []Owned `json:"others,omitempty"`
 }
 
 // DeliverInput hands an operation to a cluster's workflow.
@@ -109,8 +114,17 @@ type PlanInput struct {
 	Tries     int                 `json:"tries,omitempty"`
 	After     time.Duration       `json:"after,omitempty"`
 	CheckHash bool                `json:"check_hash,omitempty"`
-	Mint      bool                `json:"mint,omitempty"`  // mint the hash of a new incarnation
-	Round     int                 `json:"round,omitempty"` // of a launch that waited for room
+	// Recover narrows the places by a recovery strategy.
+	Recover *RecoverHint `json:"recover,omitempty"`
+	Mint    bool         `json:"mint,omitempty"`  // mint the hash of a new incarnation
+	Round   int          `json:"round,omitempty"` // of a launch that waited for room
+}
+
+// RecoverHint says where a managed job was lost, and which round of its recovery this is.
+type RecoverHint struct {
+	Strategy recovery.Strategy `json:"strategy"`
+	Round    int               `json:"round"`
+	Old      recovery.Place    `json:"old"`
 }
 
 // ExistingCluster is what a reuse check must know.
@@ -246,6 +260,9 @@ type SubmitInput struct {
 	User       string               `json:"user"`
 	UserHash   string               `json:"user_hash"`
 	GitCommit  string               `json:"git_commit,omitempty"`
+	// TaskID and Envs are set for managed jobs, whose identity outlives a cluster.
+	TaskID string            `json:"task_id,omitempty"`
+	Envs   map[string]string `json:"envs,omitempty"`
 	// Autostop, if set, is given to the agent first.
 	Autostop *agentapi.Autostop `json:"autostop,omitempty"`
 }
@@ -286,6 +303,9 @@ type WatchRow struct {
 	Nodes    []providers.Node     `json:"nodes"`
 	NumNodes int                  `json:"num_nodes"`
 	Epoch    int64                `json:"epoch"`
+	// Workflow is who is told; empty: the cluster's own. Jobs says that it wants to hear of jobs that end.
+	Workflow string `json:"workflow,omitempty"`
+	Jobs     bool   `json:"jobs,omitempty"`
 	// Provisioning says that the nodes are not ready yet: tell when they are.
 	Provisioning bool `json:"provisioning,omitempty"`
 }

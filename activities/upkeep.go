@@ -67,7 +67,7 @@ func (a *Activities) Reap(ctx context.Context) (ReapOutput, error) {
 	}
 	for _, hash := range sortedKeys(groups) {
 		g := groups[hash]
-		owned, err := a.owned(ctx, g.ref.Name)
+		owned, err := a.owned(ctx, g.ref.Name, hash)
 		if err != nil {
 			out.Errors = append(out.Errors, fmt.Sprintf("%s: %v", g.ref.Name, err))
 			continue
@@ -105,7 +105,7 @@ func (a *Activities) Reap(ctx context.Context) (ReapOutput, error) {
 		if time.Since(r.StatusUpdatedAt) < reapAge {
 			continue
 		}
-		owned, err := a.owned(ctx, r.Name)
+		owned, err := a.owned(ctx, r.Name, r.Hash)
 		if err != nil {
 			out.Errors = append(out.Errors, fmt.Sprintf("%s: %v", r.Name, err))
 			continue
@@ -124,7 +124,7 @@ func (a *Activities) Reap(ctx context.Context) (ReapOutput, error) {
 				out.Errors = append(out.Errors, err.Error())
 			}
 		case owned.Hash == r.Hash && r.Status == api.ClusterUp && answered[r.Cloud] && a.odd(groups[r.Hash] != nil, func() []providers.Node { return groups[r.Hash].nodes }, owned):
-			err := a.Engine.SignalWorkflow(ctx, ClusterWorkflowID(r.Name), "", SignalObserved, Observed{Hash: r.Hash, Kind: ObservedNodes})
+			err := a.Engine.SignalWorkflow(ctx, a.ownerOf(ctx, r.Name, r.Hash), "", SignalObserved, Observed{Hash: r.Hash, Kind: ObservedNodes})
 			var missing *serviceerror.NotFound
 			if err != nil && !errors.As(err, &missing) {
 				return out, err
@@ -152,10 +152,18 @@ func (a *Activities) odd(listed bool, nodes func() []providers.Node, owned Owned
 	return false
 }
 
-// owned asks a cluster's workflow what it owns. A workflow that does not run owns nothing.
-func (a *Activities) owned(ctx context.Context, name string) (Owned, error) {
+// ownerOf is the workflow that owns an incarnation: as its row says, which is written before the infra is asked for a node.
+func (a *Activities) ownerOf(ctx context.Context, name, hash string) string {
+	if row, _, err := a.Store.ClusterByHash(ctx, hash); err == nil && row.Owner != "" {
+		return row.Owner
+	}
+	return ClusterWorkflowID(name)
+}
+
+// owned asks the owner of an incarnation what it owns. A workflow that does not run owns nothing.
+func (a *Activities) owned(ctx context.Context, name, hash string) (Owned, error) {
 	var o Owned
-	id := ClusterWorkflowID(name)
+	id := a.ownerOf(ctx, name, hash)
 	d, err := a.Engine.DescribeWorkflowExecution(ctx, id, "")
 	var missing *serviceerror.NotFound
 	if errors.As(err, &missing) {
@@ -171,7 +179,15 @@ func (a *Activities) owned(ctx context.Context, name string) (Owned, error) {
 	if err != nil {
 		return o, fmt.Errorf("ask workflow %s what it owns: %w", id, err)
 	}
-	return o, v.Get(&o)
+	if err := v.Get(&o); err != nil {
+		return o, err
+	}
+	for _, other := range o.Others {
+		if other.Hash == hash {
+			return other, nil
+		}
+	}
+	return o, nil
 }
 
 // Check asks every infra whether it can be used.

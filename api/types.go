@@ -184,6 +184,7 @@ type Cluster struct {
 	LastTaskYAML    string            `json:"last_creation_yaml,omitempty" doc:"secrets redacted"`
 	LastCommand     string            `json:"last_creation_command,omitempty"`
 	Managed         bool              `json:"is_managed"`
+	Owner           string            `json:"owner,omitempty" doc:"workflow that owns it, if that is not the cluster's own"`
 	// Step, Attempt, LastError and NextRetry explain what is going on right now.
 	Step      string     `json:"step,omitempty"`
 	Attempt   int        `json:"attempt,omitempty"`

@@ -248,7 +248,7 @@ func (h *health) silent(ctx context.Context) {
 	if h.confirms {
 		if quiet > 2*time.Second && now.Sub(h.looked) > 15*time.Second {
 			h.looked = now
-			h.w.look(ctx, h.one.row.Name, h.one.row.Ref.Hash)
+			h.w.look(ctx, h.one.row)
 		}
 		return
 	}
@@ -261,7 +261,7 @@ func (h *health) silent(ctx context.Context) {
 }
 
 func (h *health) tell(ctx context.Context, kind activities.ObservedKind, what string) bool {
-	err := h.w.signal(ctx, h.one.row.Name, activities.Observed{Hash: h.one.row.Ref.Hash, Kind: kind, Rank: h.rank, Message: what})
+	err := h.w.signal(ctx, h.one.row, activities.Observed{Hash: h.one.row.Ref.Hash, Kind: kind, Rank: h.rank, Message: what})
 	if err != nil && ctx.Err() == nil {
 		h.w.log.Warn("workflow not told", "cluster", h.one.row.Name, "error", err)
 	}
@@ -278,12 +278,15 @@ func (w *watcher) event(ctx context.Context, one *watch, ev agentapi.Event) erro
 		}
 		job := *ev.Job
 		job.Cluster, job.ClusterHash = one.row.Name, hash
-		return w.store.PutJobs(ctx, one.row.Name, hash, []api.Job{job})
+		if err := w.store.PutJobs(ctx, one.row.Name, hash, []api.Job{job}); err != nil || !one.row.Jobs || !job.Status.Terminal() {
+			return err
+		}
+		return w.signal(ctx, one.row, activities.Observed{Hash: hash, Kind: activities.ObservedJob, Job: &job})
 	case agentapi.EventAutostop:
 		if ev.Autostop == nil {
 			return nil
 		}
-		return w.signal(ctx, one.row.Name, activities.Observed{Hash: hash, Kind: activities.ObservedAutostop, Autostop: ev.Autostop.Generation, Down: ev.Autostop.Down, Message: ev.Message})
+		return w.signal(ctx, one.row, activities.Observed{Hash: hash, Kind: activities.ObservedAutostop, Autostop: ev.Autostop.Generation, Down: ev.Autostop.Down, Message: ev.Message})
 	case agentapi.EventNotice:
 		return w.store.AppendEvents(ctx, store.Event{Key: hash + "/agent/" + time.Now().Format(time.RFC3339Nano), Event: api.Event{Time: ev.Time, Cluster: one.row.Name, Hash: hash, Kind: api.EventStatus, Step: "notice", Message: ev.Message}})
 	}
@@ -291,8 +294,12 @@ func (w *watcher) event(ctx context.Context, one *watch, ev agentapi.Event) erro
 }
 
 // signal tells a cluster's workflow; a workflow that is gone needs no telling.
-func (w *watcher) signal(ctx context.Context, name string, o activities.Observed) error {
-	err := w.engine.SignalWorkflow(ctx, activities.ClusterWorkflowID(name), "", activities.SignalObserved, o)
+func (w *watcher) signal(ctx context.Context, row activities.WatchRow, o activities.Observed) error {
+	id := row.Workflow
+	if id == "" {
+		id = activities.ClusterWorkflowID(row.Name)
+	}
+	err := w.engine.SignalWorkflow(ctx, id, "", activities.SignalObserved, o)
 	var missing *serviceerror.NotFound
 	if errors.As(err, &missing) {
 		return nil
@@ -300,9 +307,9 @@ func (w *watcher) signal(ctx context.Context, name string, o activities.Observed
 	return err
 }
 
-func (w *watcher) look(ctx context.Context, name, hash string) {
-	if err := w.signal(ctx, name, activities.Observed{Hash: hash, Kind: activities.ObservedNodes}); err != nil && ctx.Err() == nil {
-		w.log.Warn("workflow not told", "cluster", name, "error", err)
+func (w *watcher) look(ctx context.Context, row activities.WatchRow) {
+	if err := w.signal(ctx, row, activities.Observed{Hash: row.Ref.Hash, Kind: activities.ObservedNodes}); err != nil && ctx.Err() == nil {
+		w.log.Warn("workflow not told", "cluster", row.Name, "error", err)
 	}
 }
 
@@ -314,12 +321,12 @@ func (w *watcher) untilReady(ctx context.Context, p providers.Provider, one *wat
 			verdict, _ := cluster.Judge(nodes, one.row.NumNodes)
 			switch {
 			case verdict == cluster.VerdictUp && w.answer(ctx, p, nodes):
-				if err := w.signal(ctx, one.row.Name, activities.Observed{Hash: one.row.Ref.Hash, Kind: activities.ObservedReady}); err == nil {
+				if err := w.signal(ctx, one.row, activities.Observed{Hash: one.row.Ref.Hash, Kind: activities.ObservedReady}); err == nil {
 					return
 				}
 			case len(nodes) > 0 && (verdict == cluster.VerdictGone || verdict == cluster.VerdictUnhealthy):
 				// They went away before they were ready: configuring tells which, and the launch goes on elsewhere.
-				if err := w.signal(ctx, one.row.Name, activities.Observed{Hash: one.row.Ref.Hash, Kind: activities.ObservedReady}); err == nil {
+				if err := w.signal(ctx, one.row, activities.Observed{Hash: one.row.Ref.Hash, Kind: activities.ObservedReady}); err == nil {
 					return
 				}
 			}
@@ -404,5 +411,5 @@ func (w *watcher) node(ctx context.Context, n providers.Node) {
 	if one == nil || !bad || told {
 		return
 	}
-	w.look(ctx, one.row.Name, one.row.Ref.Hash)
+	w.look(ctx, one.row)
 }
