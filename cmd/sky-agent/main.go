@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/skyloom/skyloom/agent"
+	"github.com/skyloom/skyloom/agent/sharedhost"
 	"github.com/skyloom/skyloom/agent/shim"
 	"github.com/skyloom/skyloom/agent/supervisor"
 	"github.com/skyloom/skyloom/internal/failpoint"
@@ -24,6 +25,7 @@ const usage = `sky-agent runs on the nodes of a cluster; sky-server starts it th
   sky-agent init --config node.json     root of the node's processes: keeps the agent running
   sky-agent serve --config node.json    the agent proper; started by init
   sky-agent job-shim --spec FILE        runs one script of a job; started by serve
+  sky-agent host VERB NONCE             on a shared host: claims, nodes; called by sky-server over SSH
   sky-agent version
 `
 
@@ -54,6 +56,9 @@ func run(args []string) int {
 			return shim.Run(args[2])
 		}
 		return node(verb, args[2])
+	case "host":
+		runtime.GOMAXPROCS(2)
+		return sharedhost.Main(args[1:])
 	case "help", "-h", "--help":
 		fmt.Print(usage)
 		return 0
