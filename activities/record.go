@@ -255,14 +255,17 @@ func DefaultClusterName(requestID, user string) string {
 	return "sky-" + hex + "-" + string(clean)
 }
 
-// checkTask parses a task and refuses what this server can't do, before anything is created.
+// checkTask parses a task and refuses what this server can't do under a command, before anything is created. Without a
+// command it was asked before.
 func (a *Activities) checkTask(text, verb string, files []api.FileMount) (*task.Task, *api.Error) {
 	t, e := ParseTask(text)
 	if e != nil {
 		return nil, e
 	}
-	if _, err := task.CheckSupported(t, verb, Features); err != nil {
-		return nil, &api.Error{Kind: api.ErrNotSupported, Message: err.Error(), Hint: "leave the field out, or wait for the release that brings it"}
+	if verb != "" {
+		if _, err := task.CheckSupported(t, verb, Features); err != nil {
+			return nil, &api.Error{Kind: api.ErrNotSupported, Message: err.Error(), Hint: "leave the field out, or wait for the release that brings it"}
+		}
 	}
 	if len(t.ExtractSecrets()) > 0 {
 		return nil, &api.Error{Kind: api.ErrInvalid, Message: "the task holds a secret in clear, which must not stand in a workflow's history",

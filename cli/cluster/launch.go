@@ -159,9 +159,6 @@ func Launch(ctx context.Context, s *session.Session, o *LaunchOptions) error {
 	if err != nil {
 		return err
 	}
-	if t.Service != nil || t.Pool != nil {
-		s.IO.Warnf("The `service` or `pool` section is ignored by sky launch.")
-	}
 	if _, err := s.Config(); err != nil {
 		return err
 	}

@@ -154,7 +154,7 @@ func printPools(io *console.Console, out io.Writer, pools []api.GPUPool) {
 		t := table.New("GPU", "REQUESTABLE_QTY_PER_NODE", "UTILIZATION")
 		for ; i < len(pools) && pools[i].Infra == infra; i++ {
 			p := pools[i]
-			t.Row(p.Name, quantities(p.Requestable), table.Number(p.Free)+" of "+table.Number(p.Total)+" free")
+			t.Row(p.Name, quantities(p.Requestable), fmt.Sprintf("%g of %g free", p.Free, p.Total))
 		}
 		_ = t.Print(out)
 		if i < len(pools) {
