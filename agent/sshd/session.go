@@ -3,6 +3,7 @@ package sshd
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"slices"
@@ -384,21 +385,31 @@ func (s *session) exit(code int, state *os.ProcessState) {
 	s.ch.Close()
 }
 
+// sftpChannel is a channel that its server closes only when it gives up.
+type sftpChannel struct {
+	io.ReadWriter
+	s *session
+}
+
+func (c sftpChannel) Close() error {
+	c.s.exit(1, nil)
+	return nil
+}
+
 // sftp serves the file transfer protocol on the channel.
 func (s *session) sftp() bool {
 	if s.started {
 		return false
 	}
 	s.started = true
-	srv, err := sftp.NewServer(s.ch, sftp.WithServerWorkingDirectory(s.c.s.o.Home), sftp.WithAllocator())
+	srv, err := sftp.NewServer(sftpChannel{s.ch, s}, sftp.WithServerWorkingDirectory(s.c.s.o.Home), sftp.WithAllocator())
 	if err != nil {
 		s.c.s.o.Log.Warn("ssh: sftp", "error", err)
 		return false
 	}
 	s.begun()
 	go func() {
-		err := srv.Serve()
-		srv.Close()
+		err := srv.Serve() // closes the files that were left open
 		s.ended()
 		code := 0
 		if err != nil && !errors.Is(err, os.ErrClosed) && err.Error() != "EOF" {
