@@ -27,7 +27,7 @@ import (
 )
 
 // Features is what task files may ask for and get.
-var Features = task.NewFeatureSet(task.FeatureMirror, task.FeaturePorts)
+var Features = task.NewFeatureSet(task.FeatureMirror, task.FeaturePorts, task.FeatureManagedJobs, task.FeaturePipelines)
 
 // Activities holds what the side effects need. One value serves every worker of a process.
 type Activities struct {
@@ -36,10 +36,13 @@ type Activities struct {
 	Secrets   *secret.Store
 	Providers *providers.Registry
 	Agent     providers.AgentSource
+	Home      string // SKY_HOME; logs of managed jobs stand below it
 	Engine    client.Client
 	Log       *slog.Logger
 	// Allowed narrows the infra that may be used; empty: all.
 	Allowed []string
+	// Limits bound how many managed jobs launch and run at once.
+	Limits store.AdmissionLimits
 	// Retention says how long ended things are kept.
 	Retention store.Retention
 

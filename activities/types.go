@@ -27,6 +27,7 @@ const (
 	SignalCancel    = "cancel"
 	SignalObserved  = "observed"
 	SignalReply     = "reply"
+	SignalAdmitted  = "admitted"
 	QueryState      = "state"
 )
 

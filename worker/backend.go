@@ -49,6 +49,9 @@ var workflowOf = map[string]string{
 
 // Submit starts the request's workflow. Idempotent: the engine refuses a second workflow of the id.
 func (b *backend) Submit(ctx context.Context, kind string, base api.Base, name string, body any) (api.Ref, error) {
+	if kind == "jobs.launch" {
+		return b.submitJobs(ctx, body.(api.JobsLaunchBody))
+	}
 	wf, ok := workflowOf[kind]
 	if !ok {
 		return api.Ref{}, &api.Error{Kind: api.ErrNotSupported, Message: fmt.Sprintf("unknown kind of request %q", kind)}
@@ -84,6 +87,14 @@ func (b *backend) resume(ctx context.Context) error {
 		return err
 	}
 	for _, r := range open {
+		if r.Kind == "jobs.launch" {
+			if body, base, err := decodeBody(r.Kind, r.Body); err != nil {
+				return err
+			} else if _, err := b.Submit(ctx, r.Kind, base, "", body); err != nil {
+				return err
+			}
+			continue
+		}
 		id := activities.RequestWorkflowID(r.ID)
 		d, err := b.client.DescribeWorkflowExecution(ctx, id, "")
 		var missing *serviceerror.NotFound
@@ -137,6 +148,8 @@ func decodeBody(kind string, raw []byte) (any, api.Base, error) {
 		return decode(raw, func(b api.PreemptBody) api.Base { return b.Base })
 	case "check":
 		return decode(raw, func(b api.CheckBody) api.Base { return b.Base })
+	case "jobs.launch":
+		return decode(raw, func(b api.JobsLaunchBody) api.Base { return b.Base })
 	case "refresh":
 		return decode(raw, func(b api.RefreshBody) api.Base { return b.Base })
 	}

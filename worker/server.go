@@ -160,8 +160,8 @@ func (s *server) bringUp(ctx context.Context, set config.Server) error {
 		return err
 	}
 	s.closers = append(s.closers, s.infra.close)
-	s.acts = &activities.Activities{Store: s.store, Artifacts: s.artifacts, Secrets: s.secrets, Providers: s.infra.registry, Agent: agents, Engine: s.client, Log: s.log,
-		Allowed: s.o.Config.AllowedClouds()}
+	s.acts = &activities.Activities{Store: s.store, Artifacts: s.artifacts, Secrets: s.secrets, Providers: s.infra.registry, Agent: agents, Home: s.o.Home, Engine: s.client, Log: s.log,
+		Allowed: s.o.Config.AllowedClouds(), Limits: admissionLimits(s.o.Config)}
 	if s.workers, err = startWorkers(s.client, s.acts); err != nil {
 		return err
 	}
@@ -180,6 +180,7 @@ func (s *server) bringUp(ctx context.Context, set config.Server) error {
 	s.closers = append(s.closers, func() { cancel(); s.wg.Wait() })
 	back := &backend{acts: s.acts, store: s.store, engine: s.engine, client: s.client, started: s.started, home: s.o.Home, shutdown: s.shutdown}
 	s.background(func() { watch.run(bg) })
+	s.background(func() { s.admission(bg) })
 	s.background(func() { s.resume(bg, back) })
 	s.background(func() { s.collect(bg, keep) })
 	s.background(func() { s.acts.Enabled(bg) }) // the first call need not wait for the check

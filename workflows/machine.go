@@ -27,6 +27,9 @@ type machine struct {
 	prefix      string
 	// halted says that the present operation was cancelled.
 	halted func() bool
+	// job and owner are of a managed job's cluster: its events bear the job's number, and its watcher tells the job's workflow.
+	job   int64
+	owner string
 	*shared
 }
 
@@ -260,7 +263,7 @@ func (m *machine) awaitReady(ctx workflow.Context, op cluster.Op, t activities.T
 
 // watch is the row by which the servers share out whom to watch.
 func (m *machine) watch(provisioning bool) store.Watch {
-	data := encode(activities.WatchRow{Name: m.st.Name, Ref: m.st.Ref, Provider: m.st.Provider, Nodes: m.st.Nodes, NumNodes: m.st.NumNodes, Epoch: m.st.Epoch, Provisioning: provisioning})
+	data := encode(activities.WatchRow{Name: m.st.Name, Ref: m.st.Ref, Provider: m.st.Provider, Nodes: m.st.Nodes, NumNodes: m.st.NumNodes, Epoch: m.st.Epoch, Provisioning: provisioning, Workflow: m.owner, Jobs: m.job > 0})
 	return store.Watch{Hash: m.st.Ref.Hash, Cluster: m.st.Name, Data: data}
 }
 

@@ -1,0 +1,382 @@
+package activities
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/skyloom/skyloom/agent/agentapi"
+	"github.com/skyloom/skyloom/api"
+	"github.com/skyloom/skyloom/internal/recovery"
+	"github.com/skyloom/skyloom/internal/secret"
+	"github.com/skyloom/skyloom/internal/store"
+	"github.com/skyloom/skyloom/providers"
+	"github.com/skyloom/skyloom/task"
+)
+
+// ManagedSpec is what a managed job's workflow must know of its tasks.
+type ManagedSpec struct {
+	Kind  task.Kind         `json:"kind"`
+	Name  string            `json:"name"`
+	Tasks []ManagedTaskSpec `json:"tasks"`
+	Error *api.Error        `json:"error,omitempty"`
+	// Primary names the tasks of a group that decide its end; empty: all. Delay is how long the others may go on, by task name.
+	Primary []string                 `json:"primary,omitempty"`
+	Delay   map[string]time.Duration `json:"delay,omitempty"`
+}
+
+// ManagedTaskSpec is one task.
+type ManagedTaskSpec struct {
+	Name          string          `json:"name"`
+	Text          string          `json:"text"` // canonical YAML, secrets by reference
+	Redacted      string          `json:"redacted"`
+	NumNodes      int             `json:"num_nodes"`
+	HasRun        bool            `json:"has_run"`
+	Resources     string          `json:"resources"`
+	Policy        recovery.Policy `json:"policy"`
+	Priority      int             `json:"priority"`
+	PriorityClass string          `json:"priority_class,omitempty"`
+}
+
+// ParseManaged reads the tasks of a submission and refuses what this server can't do. It changes nothing.
+func (a *Activities) ParseManaged(ctx context.Context, body api.JobsLaunchBody) (ManagedSpec, error) {
+	f, err := task.Parse("task", []byte(body.Task), task.ParseOptions{})
+	if err != nil {
+		return ManagedSpec{Error: &api.Error{Kind: api.ErrInvalid, Message: err.Error()}}, nil
+	}
+	s := ManagedSpec{Kind: f.Kind, Name: f.Name, Primary: f.PrimaryTasks, Delay: f.TerminationDelay}
+	if body.Name != "" {
+		s.Name = body.Name
+	}
+	for i, t := range f.Tasks {
+		if _, e := a.checkTask(string(t.Render(task.SecretsReferenced)), "", body.FileMounts[i]); e != nil {
+			return ManagedSpec{Error: e}, nil
+		}
+		if _, err := task.CheckSupported(t, task.VerbJobsLaunch, Features); err != nil {
+			return ManagedSpec{Error: &api.Error{Kind: api.ErrNotSupported, Message: err.Error(), Hint: "leave the field out, or wait for the release that brings it"}}, nil
+		}
+		spec := ManagedTaskSpec{Name: t.Name, Text: string(t.Render(task.SecretsReferenced)), Redacted: string(t.Render(task.SecretsRedacted)), NumNodes: max(t.NumNodes, 1),
+			HasRun: strings.TrimSpace(t.Run) != "", Policy: recovery.Policy{Strategy: recovery.EagerNextRegion}}
+		if r := t.Recovery(); r != nil {
+			spec.Policy.MaxRestarts, spec.Policy.Codes = r.MaxRestartsOnErrors, r.RecoverOnExitCodes
+			switch {
+			case r.Strategy == "NONE":
+				spec.Policy.Off = true
+			case r.Strategy == "":
+			case !recovery.Known(r.Strategy):
+				return ManagedSpec{Error: invalid("job_recovery: unknown strategy %q; there are FAILOVER and EAGER_NEXT_REGION", r.Strategy)}, nil
+			default:
+				spec.Policy.Strategy = recovery.Strategy(r.Strategy)
+			}
+		}
+		spec.Priority, spec.PriorityClass = t.Priority()
+		if spec.Name == "" {
+			spec.Name = s.Name
+		}
+		if spec.Name == "" {
+			spec.Name = "sky-cmd"
+		}
+		spec.Resources = asked(t)
+		s.Tasks = append(s.Tasks, spec)
+	}
+	if s.Name == "" {
+		s.Name = s.Tasks[0].Name
+	}
+	return s, nil
+}
+
+// asked says in a few words what a task wants per node.
+func asked(t *task.Task) string {
+	var words []string
+	for _, group := range t.Candidates() {
+		for _, r := range group {
+			w := ""
+			if r.Accelerator != nil {
+				w = r.Accelerator.String()
+			} else if s := r.CPUs.String(); s != "" {
+				w = "CPU:" + s
+			} else {
+				w = "CPU:1+"
+			}
+			if r.UseSpot {
+				w = "[Spot]" + w
+			}
+			if len(words) == 0 || words[len(words)-1] != w {
+				words = append(words, w)
+			}
+		}
+	}
+	if len(words) > 3 {
+		words = append(words[:3], "…")
+	}
+	return fmt.Sprintf("%dx[%s]", max(t.NumNodes, 1), strings.Join(words, ", "))
+}
+
+// JobOutcomeInput asks how a job on a cluster stands.
+type JobOutcomeInput struct {
+	Nodes NodesInput `json:"nodes"`
+	JobID int64      `json:"job_id"`
+}
+
+// JobOutcomeOutput tells what the infra and the agent say, and what the mirror has kept of a node that is gone.
+type JobOutcomeOutput struct {
+	Job   *api.Job         `json:"job,omitempty"`
+	Nodes []providers.Node `json:"nodes,omitempty"`
+	Whole bool             `json:"whole"` // every node runs
+	// Asked says that the agent itself has answered.
+	Asked  bool   `json:"asked"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// JobOutcome tells whether a cluster is whole and how its job stands. It changes nothing.
+func (a *Activities) JobOutcome(ctx context.Context, in JobOutcomeInput) (JobOutcomeOutput, error) {
+	seen, err := a.Inspect(ctx, in.Nodes)
+	if err != nil {
+		return JobOutcomeOutput{}, err
+	}
+	out := JobOutcomeOutput{Nodes: seen.Nodes, Whole: seen.Verdict == "up", Reason: seen.Reason}
+	if c, err := a.headClient(ctx, in.Nodes.Provider, in.Nodes.Nodes); err == nil {
+		actx, cancel := context.WithTimeout(ctx, 3*time.Second)
+		job, err := c.Job(actx, in.JobID)
+		cancel()
+		c.Close()
+		if err == nil {
+			out.Job, out.Asked = &job, true
+			if err := a.Store.PutJobs(ctx, in.Nodes.Ref.Name, in.Nodes.Ref.Hash, []api.Job{job}); err != nil {
+				return out, err
+			}
+			return out, nil
+		}
+	}
+	jobs, err := a.Store.Jobs(ctx, store.JobFilter{Hash: in.Nodes.Ref.Hash, IDs: []int64{in.JobID}})
+	if err != nil {
+		return out, err
+	}
+	if len(jobs) > 0 {
+		out.Job = &jobs[0]
+	}
+	return out, nil
+}
+
+// EndInput takes an attempt's cluster down, after its log was kept.
+type EndInput struct {
+	Nodes   NodesInput `json:"nodes"`
+	JobID   int64      `json:"job_id"`  // on the cluster; 0: none was submitted
+	Managed int64      `json:"managed"` // number of the managed job
+	Task    int        `json:"task"`
+	Attempt int        `json:"attempt"`
+	// Keep leaves the nodes: only the log is kept, and the job is cancelled.
+	Keep bool `json:"keep,omitempty"`
+}
+
+// EndAttempt keeps an attempt's log and deletes its nodes until the infra lists none. Idempotent: a log that is complete is not fetched again.
+func (a *Activities) EndAttempt(ctx context.Context, in EndInput) (NodesOutput, error) {
+	stop := beat(ctx)
+	defer stop()
+	var warn []string
+	if in.JobID > 0 {
+		if err := a.keepLogs(ctx, in); err != nil {
+			warn = append(warn, "the attempt's log is incomplete: "+err.Error())
+		}
+	}
+	if in.Keep {
+		c, err := a.headClient(ctx, in.Nodes.Provider, in.Nodes.Nodes)
+		if err != nil {
+			return NodesOutput{}, err
+		}
+		defer c.Close()
+		_, err = c.Cancel(ctx, agentapi.CancelSpec{JobIDs: []int64{in.JobID}})
+		return NodesOutput{Warnings: warn}, err
+	}
+	out, err := a.Deprovision(ctx, in.Nodes)
+	out.Warnings = append(warn, out.Warnings...)
+	return out, err
+}
+
+// LogDir is where the logs of an attempt of a managed job are kept.
+func LogDir(home string, managed int64, taskID, attempt int) string {
+	return filepath.Join(home, "logs", "jobs", fmt.Sprint(managed), fmt.Sprint(taskID), fmt.Sprint(attempt))
+}
+
+// keepLogs copies the raw logs of every rank. Files are written beside and renamed, so that a kept log is whole.
+func (a *Activities) keepLogs(ctx context.Context, in EndInput) error {
+	dir := LogDir(a.Home, in.Managed, in.Task, in.Attempt)
+	if _, err := os.Stat(filepath.Join(dir, "complete")); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	p, err := a.provider(in.Nodes.Provider)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, n := range in.Nodes.Nodes {
+		if err := a.keepNodeLog(ctx, p, n, in.JobID, dir); err != nil {
+			errs = append(errs, fmt.Errorf("node %d: %w", n.Rank, err))
+		}
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	return os.WriteFile(filepath.Join(dir, "complete"), nil, 0o600)
+}
+
+func (a *Activities) keepNodeLog(ctx context.Context, p providers.Provider, n providers.Node, job int64, dir string) (err error) {
+	quick, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	c, err := NodeClient(quick, p, n)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	body, err := c.Logs(quick, job, agentapi.LogQuery{})
+	if err != nil {
+		var said *agentapi.Error
+		if errors.As(err, &said) && said.Kind == agentapi.KindNotFound {
+			return nil // no rank of the job ran there
+		}
+		return err
+	}
+	defer body.Close()
+	r := agentapi.NewLogReader(body)
+	files := map[string]*os.File{}
+	writers := map[string]*bufio.Writer{}
+	defer func() {
+		for phase, f := range files {
+			err = errors.Join(err, writers[phase].Flush(), f.Close())
+			if err == nil {
+				err = os.Rename(f.Name(), filepath.Join(dir, fmt.Sprintf("%d-%s.log", n.Rank, phase)))
+			}
+		}
+	}()
+	for {
+		h, data, err := r.Next()
+		if err == io.EOF || err == nil && h.End {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if h.Phase == "" || h.Len == 0 {
+			continue
+		}
+		if files[h.Phase] == nil {
+			f, err := os.Create(filepath.Join(dir, fmt.Sprintf("%d-%s.tmp", n.Rank, h.Phase)))
+			if err != nil {
+				return err
+			}
+			files[h.Phase], writers[h.Phase] = f, bufio.NewWriterSize(f, 64<<10)
+		}
+		if _, err := io.Copy(writers[h.Phase], data); err != nil {
+			return err
+		}
+	}
+}
+
+// JudgeInput is what is known of an attempt that may have ended.
+type JudgeInput struct {
+	Policy   recovery.Policy `json:"policy"`
+	Restarts int             `json:"restarts"`
+	Ended    *api.Job        `json:"ended,omitempty"` // as the watcher told
+	Lost     string          `json:"lost,omitempty"`  // why its infra can't confirm a silent node
+	Outcome  JobOutcomeInput `json:"outcome"`
+}
+
+// JudgeOutput is the recorded decision. GoesOn: nothing has ended.
+type JudgeOutput struct {
+	GoesOn    bool              `json:"goes_on,omitempty"`
+	Decision  recovery.Decision `json:"decision"`
+	ExitCodes []int             `json:"exit_codes,omitempty"`
+}
+
+// settleFailure is how long the infra gets to show that a failure was its own: a node that was taken away may fail the job first.
+const settleFailure = 3 * time.Second
+
+// Judge tells what follows for an attempt: whether it has ended, and if so whose fault it was. It changes nothing.
+func (a *Activities) Judge(ctx context.Context, in JudgeInput) (JudgeOutput, error) {
+	if in.Ended != nil && in.Ended.Status == api.JobSucceeded {
+		return JudgeOutput{Decision: recovery.Decide(in.Policy, in.Restarts, recovery.Ending{Status: api.JobSucceeded}), ExitCodes: in.Ended.ExitCodes}, nil
+	}
+	defer beat(ctx)()
+	if in.Ended != nil && in.Lost == "" {
+		select {
+		case <-time.After(settleFailure):
+		case <-ctx.Done():
+			return JudgeOutput{}, ctx.Err()
+		}
+	}
+	seen, err := a.JobOutcome(ctx, in.Outcome)
+	if err != nil {
+		return JudgeOutput{}, err
+	}
+	job := seen.Job
+	if in.Ended != nil && (job == nil || !job.Status.Terminal()) {
+		job = in.Ended
+	}
+	e := recovery.Ending{Lost: !seen.Whole, Reason: seen.Reason}
+	if in.Lost != "" && !seen.Asked {
+		e.Lost, e.Reason = true, in.Lost
+	}
+	if job != nil && job.Status.Terminal() {
+		e.Status, e.ExitCodes = job.Status, job.ExitCodes
+		if e.Reason == "" {
+			e.Reason = job.Reason
+		}
+	} else if !e.Lost {
+		return JudgeOutput{GoesOn: true}, nil
+	}
+	return JudgeOutput{Decision: recovery.Decide(in.Policy, in.Restarts, e), ExitCodes: e.ExitCodes}, nil
+}
+
+// JobNumbers takes numbers for managed jobs. Idempotent by request.
+func (a *Activities) JobNumbers(ctx context.Context, requestID string, n int) ([]int64, error) {
+	return a.Store.JobNumbers(ctx, requestID, n)
+}
+
+// AdmitInput asks for a launching slot.
+type AdmitInput struct {
+	JobID    int64  `json:"job_id"`
+	Priority int    `json:"priority"`
+	UserHash string `json:"user_hash"`
+}
+
+// AdmitOutput tells whether the job may launch, and if not why it waits.
+type AdmitOutput struct {
+	Granted bool   `json:"granted"`
+	Why     string `json:"why,omitempty"`
+}
+
+// Admit asks for a launching slot. Idempotent: a slot that was granted stays granted.
+func (a *Activities) Admit(ctx context.Context, in AdmitInput) (AdmitOutput, error) {
+	ok, _, err := a.Store.AskAdmission(ctx, store.Admission{JobID: in.JobID, Priority: in.Priority, UserHash: in.UserHash}, a.Limits)
+	if err != nil || ok {
+		return AdmitOutput{Granted: ok}, err
+	}
+	info, err := a.Store.AdmissionState(ctx, in.JobID)
+	if err != nil {
+		return AdmitOutput{}, err
+	}
+	return AdmitOutput{Why: info.Why(a.Limits)}, nil
+}
+
+// ReleaseAdmission gives a slot back. Idempotent.
+func (a *Activities) ReleaseAdmission(ctx context.Context, id int64, phase string) error {
+	return a.Store.ReleaseAdmission(ctx, id, store.AdmissionPhase(phase))
+}
+
+// CloseJob drops the secrets of a submission once the last of its jobs has ended. Idempotent.
+func (a *Activities) CloseJob(ctx context.Context, requestID string) error {
+	open, err := a.Store.ManagedOpen(ctx, requestID)
+	if err != nil || len(open) > 0 {
+		return err
+	}
+	return a.Secrets.DeleteScope(ctx, secret.JobsScope(requestID))
+}

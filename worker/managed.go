@@ -1,0 +1,153 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+	"time"
+
+	enumspb "go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/client"
+
+	"github.com/skyloom/skyloom/activities"
+	"github.com/skyloom/skyloom/api"
+	"github.com/skyloom/skyloom/internal/config"
+	"github.com/skyloom/skyloom/internal/store"
+	"github.com/skyloom/skyloom/workflows"
+)
+
+// ManagedWorkflowID is the id of the workflow of a managed job.
+func ManagedWorkflowID(id int64) string { return fmt.Sprintf("job/%d", id) }
+
+// submitJobs starts a workflow per job. Idempotent: the numbers follow from the request's id, and the engine refuses a second
+// workflow of a number.
+func (b *backend) submitJobs(ctx context.Context, body api.JobsLaunchBody) (api.Ref, error) {
+	spec, err := b.acts.ParseManaged(ctx, body)
+	if err != nil {
+		return api.Ref{}, err
+	}
+	if spec.Error != nil {
+		return api.Ref{}, spec.Error
+	}
+	n := max(body.NumJobs, 1)
+	ids, err := b.store.JobNumbers(ctx, body.RequestID, n)
+	if err != nil {
+		return api.Ref{}, err
+	}
+	for rank, id := range ids {
+		in := workflows.ManagedInput{ID: id, Rank: rank, NumJobs: n, Body: body}
+		_, err := b.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
+			ID: ManagedWorkflowID(id), TaskQueue: activities.QueueMain, WorkflowTaskTimeout: activities.WorkflowTaskTimeout,
+			WorkflowIDReusePolicy:                    enumspb.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE,
+			WorkflowExecutionErrorWhenAlreadyStarted: true, EnableEagerStart: true,
+			TypedSearchAttributes: activities.SearchAttributes("job", spec.Name, body.Workspace, body.User), StaticSummary: "managed job " + spec.Name,
+		}, "ManagedJob", in)
+		var dup *serviceerror.WorkflowExecutionAlreadyStarted
+		if err != nil && !errors.As(err, &dup) {
+			return api.Ref{}, &api.Error{Kind: api.ErrUnavailable, Message: "the workflow engine did not take the job: " + err.Error(), Hint: "send it again: the request id makes that safe"}
+		}
+	}
+	res := activities.EncodeResult(api.JobsLaunchResult{RequestID: body.RequestID, JobIDs: ids})
+	if err := b.store.FinishRequest(ctx, body.RequestID, api.RequestSucceeded, res, nil); err != nil {
+		return api.Ref{}, err
+	}
+	return api.Ref{RequestID: body.RequestID, Name: "sky.jobs.launch", Status: api.RequestSucceeded}, nil
+}
+
+// CancelManagedJobs asks the workflows of managed jobs to end. The cancel is durable when it returns.
+func (b *backend) CancelManagedJobs(ctx context.Context, in api.JobsCancelBody) (api.JobsCancelReply, error) {
+	f := store.ManagedFilter{IDs: in.JobIDs, Name: in.Name}
+	if in.All || in.AllUsers {
+		f = store.ManagedFilter{SkipFinished: true}
+		if !in.AllUsers {
+			f.UserHash = in.UserHash
+		}
+	}
+	rows, _, _, err := b.store.ManagedJobs(ctx, f)
+	if err != nil {
+		return api.JobsCancelReply{}, err
+	}
+	open := map[int64]bool{}
+	var ids []int64
+	for _, r := range rows {
+		if _, ok := open[r.ID]; !ok {
+			ids = append(ids, r.ID)
+		}
+		open[r.ID] = open[r.ID] || !r.Status.Terminal()
+	}
+	if len(ids) == 0 && !in.All && !in.AllUsers {
+		what := in.Name
+		if what == "" {
+			what = fmt.Sprint(in.JobIDs)
+		}
+		return api.JobsCancelReply{}, &api.Error{Kind: api.ErrJobNotFound, Message: "there is no managed job " + what, Hint: "see all: sky jobs queue"}
+	}
+	sort.Slice(ids, func(i, k int) bool { return ids[i] < ids[k] })
+	rep := api.JobsCancelReply{Cancelled: []int64{}}
+	for _, id := range ids {
+		if !open[id] {
+			rep.Finished = append(rep.Finished, id)
+			continue
+		}
+		err := b.client.CancelWorkflow(ctx, ManagedWorkflowID(id), "")
+		var missing *serviceerror.NotFound
+		if errors.As(err, &missing) {
+			rep.Finished = append(rep.Finished, id)
+			continue
+		}
+		if err != nil {
+			return rep, err
+		}
+		rep.Cancelled = append(rep.Cancelled, id)
+	}
+	return rep, nil
+}
+
+// admission nudges the managed jobs for which there is room.
+func (s *server) admission(ctx context.Context) {
+	changed, stop := s.store.Subscribe(store.AdmissionTopic)
+	defer stop()
+	poll := time.NewTicker(15 * time.Second)
+	defer poll.Stop()
+	for {
+		ids, err := s.store.NextAdmissions(ctx, s.acts.Limits)
+		if err != nil && ctx.Err() == nil {
+			s.log.Warn("admission", "error", err)
+		}
+		for _, id := range ids {
+			err := s.client.SignalWorkflow(ctx, ManagedWorkflowID(id), "", activities.SignalAdmitted, nil)
+			var missing *serviceerror.NotFound
+			switch {
+			case errors.As(err, &missing):
+				// It has ended without giving its slot back: its workflow was terminated from outside.
+				err = s.store.ReleaseAdmission(ctx, id, store.PhaseNone)
+			case err == nil:
+				err = s.store.AdmissionsTold(ctx, id)
+			}
+			if err != nil && ctx.Err() == nil {
+				s.log.Warn("admission", "job", id, "error", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-poll.C:
+		case <-changed:
+		}
+	}
+}
+
+// admissionLimits are how many managed jobs may launch and run at once, from jobs.limits in the configuration.
+func admissionLimits(c *config.Config) store.AdmissionLimits {
+	l := store.AdmissionLimits{Launching: c.Int("jobs.limits.launching", defaultLaunching), Running: c.Int("jobs.limits.running", 0), Infra: map[string]store.InfraLimit{}}
+	for name := range c.Map("jobs.limits.infra") {
+		at := "jobs.limits.infra." + name + "."
+		l.Infra[name] = store.InfraLimit{Launching: c.Int(at+"launching", 0), Running: c.Int(at+"running", 0)}
+	}
+	return l
+}
+
+// defaultLaunching bounds the launches of managed jobs under way at once.
+const defaultLaunching = 64
