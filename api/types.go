@@ -286,6 +286,7 @@ type Event struct {
 	Cluster   string          `json:"cluster,omitempty"`
 	Hash      string          `json:"cluster_hash,omitempty"`
 	RequestID string          `json:"request_id,omitempty"`
+	JobID     int64           `json:"job_id,omitempty" doc:"managed job"`
 	Kind      EventKind       `json:"kind"`
 	Step      string          `json:"step,omitempty" doc:"optimize, provision, sync, setup, submit, stop, …"`
 	Attempt   int             `json:"attempt,omitempty"`

@@ -46,6 +46,9 @@ func RequestScope(id string) string { return "request/" + id }
 // ClusterScope is the scope of secrets that a cluster incarnation needs.
 func ClusterScope(hash string) string { return "cluster/" + hash }
 
+// JobsScope is the scope of the secrets of managed jobs, by the request that submitted them: they outlive it.
+func JobsScope(requestID string) string { return "jobs/" + requestID }
+
 // Put stores a value in a scope and returns its reference; it is durable then. The same value in the same scope gives the
 // same reference.
 func (s *Store) Put(ctx context.Context, scope, value string) (ref string, err error) {

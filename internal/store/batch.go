@@ -15,6 +15,7 @@ type Batch struct {
 	Clusters    []api.Cluster
 	Jobs        []JobsUpdate
 	EndJobs     []EndJobs
+	ManagedJobs []api.ManagedJob
 	UsageStarts []UsageStart
 	UsageEnds   []UsageEnd
 	Watches     []Watch
@@ -40,6 +41,7 @@ func (t *txn) write(b Batch) error {
 		each(b.Clusters, t.putCluster),
 		each(b.Jobs, t.putJobs),
 		each(b.EndJobs, t.endJobs),
+		each(b.ManagedJobs, t.putManaged),
 		each(b.UsageStarts, t.usageStart),
 		each(b.UsageEnds, t.usageEnd),
 		each(b.Watches, t.putWatch),

@@ -10,11 +10,13 @@ type Retention struct {
 	Requests, Events, Jobs time.Duration
 	// Clusters is for the history, and with it the cost report.
 	Clusters time.Duration
+	// ManagedJobs counts from the end of a job's last task.
+	ManagedJobs time.Duration
 }
 
 // Collected counts what was removed.
 type Collected struct {
-	Requests, Events, Jobs, Clusters int
+	Requests, Events, Jobs, Clusters, ManagedJobs int
 }
 
 const collectBatch = 500
@@ -28,7 +30,7 @@ type collectStep struct {
 }
 
 // Collect removes what has outlived its retention, in batches that keep other writes waiting for a few milliseconds.
-// Secrets go with the request or cluster that they are bound to.
+// Secrets go with the request, cluster or managed jobs that they are bound to.
 func (s *Store) Collect(ctx context.Context, r Retention) (c Collected, err error) {
 	now := s.now()
 	var secrets int
@@ -38,6 +40,13 @@ func (s *Store) Collect(ctx context.Context, r Retention) (c Collected, err erro
 		// A crash between storing secrets and accepting their request leaves them to nobody.
 		{r.Requests, &secrets, []string{`SELECT id FROM secrets WHERE created < ? AND scope LIKE 'request/%'
 			AND NOT EXISTS (SELECT 1 FROM requests WHERE scope = 'request/' || requests.id) LIMIT 500`, "DELETE FROM secrets WHERE id = ?"}},
+		{r.ManagedJobs, &c.ManagedJobs, []string{"SELECT job_id FROM managed_jobs GROUP BY job_id HAVING min(terminal) = 1 AND max(ended) < ? LIMIT 500",
+			"DELETE FROM managed_jobs WHERE job_id = CAST(? AS BIGINT)", "DELETE FROM managed_yaml WHERE job_id = CAST(? AS BIGINT)",
+			"DELETE FROM job_numbers WHERE job_id = CAST(? AS BIGINT)"}},
+		// Those of managed jobs stay as long as one of the request's jobs is listed.
+		{r.Requests, &secrets, []string{`SELECT id FROM secrets WHERE created < ? AND scope LIKE 'jobs/%'
+			AND NOT EXISTS (SELECT 1 FROM requests WHERE requests.id = substr(scope, 6))
+			AND NOT EXISTS (SELECT 1 FROM managed_jobs WHERE request_id = substr(scope, 6) AND request_id <> '') LIMIT 500`, "DELETE FROM secrets WHERE id = ?"}},
 		{r.Jobs, &c.Jobs, []string{"SELECT DISTINCT h.hash FROM cluster_history h JOIN jobs j ON j.hash = h.hash WHERE h.removed < ? LIMIT 20",
 			"DELETE FROM jobs WHERE hash = ?"}},
 		{r.Clusters, &c.Clusters, []string{"SELECT hash FROM cluster_history WHERE removed < ? LIMIT 500", "DELETE FROM usage_intervals WHERE hash = ?",

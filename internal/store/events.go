@@ -22,6 +22,7 @@ type Event struct {
 // EventFilter selects events; empty fields select all.
 type EventFilter struct {
 	RequestID, Cluster, Hash string
+	JobID                    int64 // managed job
 	Kinds                    []api.EventKind
 	After                    int64 // ids above
 	Limit                    int   // the first so many
@@ -43,8 +44,8 @@ func (t *txn) appendEvent(e Event) error {
 	if err != nil {
 		return err
 	}
-	n, err := t.exec("INSERT INTO events (key, at, cluster, hash, request_id, kind, data) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
-		e.Key, e.Time.UnixMicro(), e.Cluster, e.Hash, e.RequestID, string(e.Kind), string(data))
+	n, err := t.exec("INSERT INTO events (key, at, cluster, hash, request_id, job_id, kind, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
+		e.Key, e.Time.UnixMicro(), e.Cluster, e.Hash, e.RequestID, e.JobID, string(e.Kind), string(data))
 	if err != nil || n == 0 {
 		return err
 	}
@@ -53,6 +54,9 @@ func (t *txn) appendEvent(e Event) error {
 	}
 	if e.Cluster != "" {
 		t.touch(ClusterTopic(e.Cluster))
+	}
+	if e.JobID != 0 {
+		t.touch(JobTopic(e.JobID))
 	}
 	return nil
 }
@@ -66,6 +70,9 @@ func (s *Store) Events(ctx context.Context, f EventFilter) ([]api.Event, error) 
 			// The second condition lets the partial index be used.
 			where, args = append(where, c.col+" = ?", c.col+" <> ''"), append(args, c.val)
 		}
+	}
+	if f.JobID != 0 {
+		where, args = append(where, "job_id = ?", "job_id <> 0"), append(args, f.JobID)
 	}
 	if len(f.Kinds) > 0 {
 		where = append(where, "kind IN "+in(len(f.Kinds)))

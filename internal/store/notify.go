@@ -1,11 +1,16 @@
 package store
 
-import "sync"
+import (
+	"strconv"
+	"sync"
+)
 
 // Topics of Subscribe.
 const (
-	AllTopic   = "all"     // any request, cluster or event
-	WatchTopic = "watches" // a watch was put or removed
+	AllTopic       = "all"          // any request, cluster, managed job or event
+	WatchTopic     = "watches"      // a watch was put or removed
+	ManagedTopic   = "managed-jobs" // any managed job's row
+	AdmissionTopic = "admissions"   // a managed job asked for admission, was let in or made room
 )
 
 // RequestTopic is told of a request's status and events.
@@ -13,6 +18,9 @@ func RequestTopic(id string) string { return "request/" + id }
 
 // ClusterTopic is told of a cluster's row, jobs and events.
 func ClusterTopic(name string) string { return "cluster/" + name }
+
+// JobTopic is told of a managed job's rows and events.
+func JobTopic(id int64) string { return "job/" + strconv.FormatInt(id, 10) }
 
 // hub tells subscribers of this process that something was committed.
 type hub struct {
@@ -55,9 +63,9 @@ func (h *hub) publish(topics map[string]struct{}) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	all := len(topics) > 1
+	all := false
 	for t := range topics {
-		all = all || t != WatchTopic
+		all = all || (t != WatchTopic && t != AdmissionTopic)
 		h.tell(t)
 	}
 	if all {

@@ -71,6 +71,42 @@ CREATE INDEX watches_until ON watches (until_ms);
 CREATE TABLE secrets (id TEXT PRIMARY KEY, scope TEXT NOT NULL, data {blob} NOT NULL, created BIGINT NOT NULL);
 CREATE INDEX secrets_scope ON secrets (scope);
 `,
+}, {
+	version: 2, tag: "skyloom-0002-managed-jobs", compat: 1,
+	sql: `
+ALTER TABLE events ADD COLUMN job_id BIGINT NOT NULL DEFAULT 0;
+CREATE INDEX events_job ON events (job_id, id) WHERE job_id <> 0;
+
+CREATE TABLE job_numbers (job_id {serial}, request_id TEXT NOT NULL, n BIGINT NOT NULL, UNIQUE (request_id, n));
+
+CREATE TABLE managed_jobs (
+  job_id BIGINT NOT NULL, task_id BIGINT NOT NULL, seq BIGINT NOT NULL, status TEXT NOT NULL, terminal BIGINT NOT NULL, name TEXT NOT NULL,
+  user_hash TEXT NOT NULL, request_id TEXT NOT NULL, priority BIGINT NOT NULL, submitted BIGINT NOT NULL, ended BIGINT NOT NULL, data TEXT NOT NULL,
+  PRIMARY KEY (job_id, task_id));
+CREATE INDEX managed_jobs_open ON managed_jobs (job_id) WHERE terminal = 0;
+CREATE INDEX managed_jobs_ended ON managed_jobs (job_id, terminal, ended);
+CREATE INDEX managed_jobs_status ON managed_jobs (status, job_id);
+CREATE INDEX managed_jobs_user ON managed_jobs (user_hash, job_id, status);
+CREATE INDEX managed_jobs_name ON managed_jobs (name, job_id);
+CREATE INDEX managed_jobs_submitted ON managed_jobs (submitted, job_id);
+CREATE INDEX managed_jobs_request ON managed_jobs (request_id, job_id) WHERE request_id <> '';
+
+CREATE TABLE managed_yaml (job_id BIGINT NOT NULL, task_id BIGINT NOT NULL, yaml TEXT NOT NULL, PRIMARY KEY (job_id, task_id));
+
+CREATE TABLE admissions (
+  job_id BIGINT PRIMARY KEY, priority BIGINT NOT NULL, user_hash TEXT NOT NULL, infra TEXT NOT NULL, asked BIGINT NOT NULL,
+  waiting BIGINT NOT NULL, phase TEXT NOT NULL, told BIGINT NOT NULL);
+CREATE INDEX admissions_waiting ON admissions (priority, phase, user_hash, infra, job_id) WHERE waiting = 1;
+CREATE INDEX admissions_untold ON admissions (job_id) WHERE told = 0;
+
+-- How many wait and how many were let in, kept with the rows above, so that a decision reads a few rows and not all.
+CREATE TABLE admission_queues (
+  priority BIGINT NOT NULL, phase TEXT NOT NULL, user_hash TEXT NOT NULL, infra TEXT NOT NULL, waiting BIGINT NOT NULL,
+  PRIMARY KEY (priority, phase, user_hash, infra));
+CREATE TABLE admission_use (
+  infra TEXT NOT NULL, user_hash TEXT NOT NULL, launching BIGINT NOT NULL, running BIGINT NOT NULL,
+  PRIMARY KEY (infra, user_hash));
+`,
 }}
 
 const versionTable = `CREATE TABLE schema_version (version BIGINT PRIMARY KEY, tag TEXT NOT NULL, compat BIGINT NOT NULL, applied BIGINT NOT NULL)`

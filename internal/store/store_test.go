@@ -96,7 +96,8 @@ func TestOpenTwice(t *testing.T) {
 
 func TestSchemaRefusals(t *testing.T) {
 	ctx := t.Context()
-	newer := append(append([]migration{}, migrations...), migration{version: 2, tag: "skyloom-0002-x", compat: 1, sql: "CREATE TABLE extra (a TEXT)"},
+	first := migrations[:1]
+	newer := append(append([]migration{}, first...), migration{version: 2, tag: "skyloom-0002-x", compat: 1, sql: "CREATE TABLE extra (a TEXT)"},
 		migration{version: 3, tag: "skyloom-0003-y", compat: 3, sql: "CREATE TABLE extra2 (a TEXT)"})
 	openAt := func(path string, n int) error {
 		s, err := Open(ctx, path, Options{migrations: newer[:n]})
@@ -136,7 +137,7 @@ func TestSchemaRefusals(t *testing.T) {
 	}
 
 	// A step that fails leaves the database as it was.
-	broken := append(append([]migration{}, migrations...), migration{version: 2, tag: "b", compat: 1, sql: "CREATE TABLE half (a TEXT); CREATE TABEL oops"})
+	broken := append(append([]migration{}, first...), migration{version: 2, tag: "b", compat: 1, sql: "CREATE TABLE half (a TEXT); CREATE TABEL oops"})
 	path = filepath.Join(t.TempDir(), "s.db")
 	must(t, openAt(path, 1))
 	if _, err := Open(ctx, path, Options{migrations: broken}); err == nil {
