@@ -40,6 +40,7 @@ type faults struct {
 	off     bool
 	counts  map[string]int
 	hits    map[string]int
+	losses  map[string]int                      // by activity: how many more results are lost
 	options map[string]workflow.ActivityOptions // by workflow and activity, as asked for last
 	base    context.Context                     // ends with the world
 	cancels map[string]context.CancelFunc       // of activities under way, by workflow and activity id
@@ -47,7 +48,7 @@ type faults struct {
 }
 
 func newFaults(ctx context.Context, seed int64, r Rates) *faults {
-	return &faults{seed: seed, rates: r, counts: map[string]int{}, hits: map[string]int{}, cancels: map[string]context.CancelFunc{}, options: map[string]workflow.ActivityOptions{}, base: ctx}
+	return &faults{seed: seed, rates: r, counts: map[string]int{}, hits: map[string]int{}, losses: map[string]int{}, cancels: map[string]context.CancelFunc{}, options: map[string]workflow.ActivityOptions{}, base: ctx}
 }
 
 // stop ends the faults of activities and signals.
@@ -77,6 +78,17 @@ func draw(seed int64, key string) float64 {
 	x = (x ^ (x >> 27)) * 0x94d049bb133111eb
 	x ^= x >> 31
 	return float64(x>>11) / (1 << 53)
+}
+
+// lost says that the result of an activity that went well is lost.
+func (f *faults) lost(typ, key string) bool {
+	f.mu.Lock()
+	scripted := f.losses[typ] > 0
+	if scripted {
+		f.losses[typ]--
+	}
+	f.mu.Unlock()
+	return scripted || f.roll("after", key) < f.rates.After
 }
 
 // hit counts a fault that struck.
@@ -160,7 +172,7 @@ func (a *activityFaults) ExecuteActivity(ctx context.Context, in *interceptor.Ex
 			return nil, errDied
 		}
 		out, err := a.Next.ExecuteActivity(ctx, in)
-		if err == nil && a.f.roll("after", key) < a.f.rates.After {
+		if err == nil && a.f.lost(info.ActivityType.Name, key) {
 			a.f.hit("died after (local)")
 			return nil, errDied
 		}
@@ -187,7 +199,7 @@ func (a *activityFaults) ExecuteActivity(ctx context.Context, in *interceptor.Ex
 	begun := time.Now()
 	pause := o.RetryPolicy.InitialInterval
 	for {
-		out, err := a.attempt(ctx, key, o, in)
+		out, err := a.attempt(ctx, info.ActivityType.Name, key, o, in)
 		if err == nil {
 			return out, nil
 		}
@@ -207,7 +219,7 @@ func (a *activityFaults) ExecuteActivity(ctx context.Context, in *interceptor.Ex
 	}
 }
 
-func (a *activityFaults) attempt(ctx context.Context, key string, o workflow.ActivityOptions, in *interceptor.ExecuteActivityInput) (any, error) {
+func (a *activityFaults) attempt(ctx context.Context, typ, key string, o workflow.ActivityOptions, in *interceptor.ExecuteActivityInput) (any, error) {
 	f := a.f
 	noticed := o.HeartbeatTimeout // how long a death goes unnoticed
 	ctx, cancel := context.WithTimeout(ctx, o.StartToCloseTimeout)
@@ -236,7 +248,7 @@ func (a *activityFaults) attempt(ctx context.Context, key string, o workflow.Act
 		return nil, errors.Join(errDied, sleep(ctx, noticed))
 	}
 	out, err := a.Next.ExecuteActivity(ctx, in)
-	if err == nil && f.roll("after", key) < f.rates.After {
+	if err == nil && f.lost(typ, key) {
 		f.hit("died after")
 		return nil, errors.Join(errDied, sleep(ctx, noticed))
 	}

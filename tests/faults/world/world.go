@@ -165,6 +165,13 @@ func (w *World) StopFaults() {
 	w.Cloud.StopFaults()
 }
 
+// Interrupt makes the server die after the next n attempts of an activity have taken effect.
+func (w *World) Interrupt(activity string, n int) {
+	w.faults.mu.Lock()
+	defer w.faults.mu.Unlock()
+	w.faults.losses[activity] = n
+}
+
 // Sleep lets time pass.
 func (w *World) Sleep(d time.Duration) { time.Sleep(d) }
 
