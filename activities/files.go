@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"syscall"
 
@@ -99,13 +98,7 @@ func (a *Activities) syncNode(ctx context.Context, p providers.Provider, n provi
 		return agentapi.FileResult{}, err
 	}
 	if len(plan.Missing) > 0 {
-		r, w := io.Pipe()
-		go func() {
-			w.CloseWithError(filesync.WritePack(ctx, w, a.Artifacts, plan.Missing, filesync.PackOptions{Raw: true}))
-		}()
-		err := c.SendBlobs(ctx, r)
-		r.CloseWithError(err)
-		if err != nil {
+		if err := c.SendBlobs(ctx, filesync.NewPackBody(ctx, a.Artifacts, plan.Missing, filesync.PackOptions{Raw: true, Trusted: true})); err != nil {
 			return agentapi.FileResult{}, err
 		}
 	}

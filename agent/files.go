@@ -244,6 +244,7 @@ func (a *Agent) ApplyFiles(ctx context.Context, to agentapi.FileApply) (agentapi
 		}
 		t.Index = a.index(t.Dst)
 	}
+	t.Trusted = true // the spool checked what it took
 	res, err := filesync.Apply(ctx, m, t, spool)
 	if errors.Is(err, fs.ErrNotExist) && ctx.Err() == nil {
 		return agentapi.FileResult{}, notFound("%v: plan the sync again, and send what is missing", err)

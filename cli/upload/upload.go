@@ -186,9 +186,7 @@ func (u *uploader) send(ctx context.Context, tree *filesync.Tree, missing []stri
 			live.Update(fmt.Sprintf("Sending %s: %d of %d files, %s of %s", shown, sentBlobs+blobs, all, size(sent+b), size(total)), false)
 		}}
 		err := u.c.PutBlobs(ctx, func() (io.ReadCloser, error) {
-			r, w := io.Pipe()
-			go func() { w.CloseWithError(filesync.WritePack(ctx, w, tree, batch, po)) }()
-			return r, nil
+			return filesync.NewPackBody(ctx, tree, batch, po), nil
 		})
 		if err != nil {
 			return err

@@ -240,8 +240,8 @@ func (g *segments) has(hash string) bool {
 	return ok
 }
 
-// read returns a blob; ok is false if it is not here.
-func (g *segments) read(hash string) (data []byte, ok bool, err error) {
+// read appends a blob to buf; ok is false if it is not here.
+func (g *segments) read(hash string, buf []byte) (data []byte, ok bool, err error) {
 	k, sum := keyOf(hash)
 	g.mu.RLock()
 	defer g.mu.RUnlock()
@@ -249,7 +249,7 @@ func (g *segments) read(hash string) (data []byte, ok bool, err error) {
 	if !ok {
 		return nil, false, nil
 	}
-	rec := make([]byte, recordHeader+int(e.size))
+	rec := slices.Grow(buf[:0], recordHeader+int(e.size))[:recordHeader+int(e.size)]
 	if _, err := sg.f.ReadAt(rec, int64(e.off)); err != nil {
 		return nil, true, err
 	}

@@ -63,7 +63,7 @@ func Open(dir string, o Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{dir: dir, log: o.Logger, pending: map[string]struct{}{}}
-	s.bufs.New = func() any { b := make([]byte, smallBlob+1); return &b }
+	s.bufs.New = func() any { b := make([]byte, recordHeader+smallBlob); return &b }
 	for _, d := range []string{blobDir, manifestDir, pendingDir} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
 			return nil, fmt.Errorf("cannot make the folder for files: %w", s.full(err))
@@ -195,7 +195,7 @@ func (s *Store) Put(hash string, r io.Reader) (size int64, err error) {
 func (s *Store) put(hash string, r io.Reader, check bool) (size int64, err error) {
 	pooled := s.bufs.Get().(*[]byte)
 	defer s.bufs.Put(pooled)
-	buf := *pooled
+	buf := (*pooled)[:smallBlob+1]
 	if s.has(hash) {
 		// Read on, so that whoever sends is not cut off, and learns of wrong bytes.
 		return s.copyChecked(io.Discard, r, hash, buf, check)
@@ -297,8 +297,8 @@ func (s *Store) Open(hash string) (io.ReadCloser, int64, error) {
 	if !filesync.IsHash(hash) {
 		return nil, 0, fmt.Errorf("%w: %.80q is not a blob's hash", filesync.ErrInvalid, hash)
 	}
-	if data, ok, err := s.small.read(hash); ok {
-		return io.NopCloser(bytes.NewReader(data)), int64(len(data)), err
+	if r, size, err := s.openSmall(hash); r != nil || err != nil {
+		return r, size, err
 	}
 	// Pending last and durable again: a Commit may move it between two looks.
 	var err error
@@ -318,6 +318,34 @@ func (s *Store) Open(hash string) (io.ReadCloser, int64, error) {
 		err = fmt.Errorf("blob %s: %w", hash[:12], fs.ErrNotExist)
 	}
 	return nil, 0, err
+}
+
+func (s *Store) openSmall(hash string) (io.ReadCloser, int64, error) {
+	pooled := s.bufs.Get().(*[]byte)
+	data, ok, err := s.small.read(hash, *pooled)
+	if !ok || err != nil {
+		s.bufs.Put(pooled)
+		return nil, 0, err
+	}
+	r := &smallReader{store: s, buf: pooled}
+	r.Reset(data)
+	return r, int64(len(data)), nil
+}
+
+// smallReader reads a small blob from memory that is used again after Close.
+type smallReader struct {
+	bytes.Reader
+	store *Store
+	buf   *[]byte
+}
+
+func (r *smallReader) Close() error {
+	if r.buf != nil {
+		r.Reset(nil)
+		r.store.bufs.Put(r.buf)
+		r.buf = nil
+	}
+	return nil
 }
 
 // Commit makes everything durable that was put before. After an error nothing is lost and it may be called again.

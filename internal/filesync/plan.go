@@ -25,6 +25,8 @@ type Target struct {
 	File bool
 	// Mirror removes what the manifest lacks. It never leaves the filesystem that Dst is on.
 	Mirror bool
+	// Trusted says that the source holds what it says, so that its bytes are not hashed again.
+	Trusted bool
 	// Index, if set, is that of Dst. Plan fills it, Apply saves it.
 	Index *Index
 }
