@@ -160,8 +160,31 @@ func (m *logMerge) headEnd(ctx context.Context, r *rankLog, end api.LogFrame) (d
 		}
 		end.Status, end.Reason = j.Status, j.Reason
 	}
+	if end.Status.Terminal() {
+		m.mirror(ctx, r.client)
+	}
 	m.ended(end.Status, end.Reason)
 	return true, nil
+}
+
+// mirror brings the row of the job that has just ended to the read model, unless the watcher did: what a reader asks
+// after the End frame then agrees with it.
+func (m *logMerge) mirror(ctx context.Context, head *agentapi.Client) {
+	if m.job.Status.Terminal() {
+		return // it had ended before the stream began
+	}
+	rows, err := m.s.o.Store.Jobs(ctx, store.JobFilter{Hash: m.cluster.Hash, IDs: []int64{m.job.ID}, Limit: 1})
+	if err == nil && len(rows) == 1 && rows[0].Status.Terminal() {
+		return
+	}
+	j, err := head.Job(ctx, m.job.ID)
+	if err == nil {
+		j.Cluster, j.ClusterHash = m.cluster.Name, m.cluster.Hash
+		err = m.s.o.Store.PutJobs(ctx, m.cluster.Name, m.cluster.Hash, []api.Job{j})
+	}
+	if err != nil {
+		m.s.log.Info("a job's last row is left to the watcher", "cluster", m.cluster.Name, "job", m.job.ID, "err", err)
+	}
 }
 
 func (m *logMerge) ended(st api.JobStatus, reason string) {
