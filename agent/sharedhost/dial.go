@@ -26,7 +26,7 @@ func dial(nonce, socket string) int {
 		}
 	}
 	if err != nil {
-		fmt.Printf("\n%s\n%v\n%s\n", Begin(nonce), err, End(nonce))
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	defer c.Close()

@@ -90,12 +90,15 @@ func perform(verb, nonce string, req Request, note string) int {
 	case VerbProbe:
 		r.Info, err = h.info(ctx)
 	case VerbList:
-		r.Nodes, err = h.list(ctx)
+		if r.Nodes, err = h.list(ctx); err == nil {
+			r.Info, err = h.info(ctx)
+		}
 	case VerbCreate:
 		var n Node
 		if n, err = h.create(ctx); err == nil {
 			r.Nodes = []Node{n}
 		}
+		r.Info, _ = h.info(ctx) // what is left, for the caller's next choice
 		h.tidy()
 	case VerbStart:
 		r.Nodes, err = h.start(ctx)

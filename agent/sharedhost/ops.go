@@ -270,8 +270,11 @@ func (h *host) list(ctx context.Context) ([]Node, error) {
 	out := []Node{}
 	for _, r := range recs {
 		state, _ := r.state()
-		if state == StateStopping {
+		switch state {
+		case StateStopping:
 			h.finish(ctx, r)
+		case StateRunning:
+			h.own(r.Socket) // the agent makes it anew when it starts
 		}
 		out = append(out, h.told(r, false))
 	}
