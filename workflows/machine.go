@@ -39,6 +39,8 @@ type shared struct {
 	ready bool
 	// under holds the keys of the operations under way.
 	under map[string]bool
+	// removed says that an incarnation was taken down that never came up.
+	removed bool
 }
 
 // key makes a key that no other event or operation of the workflow has.
@@ -346,6 +348,7 @@ func (m *machine) remove(op cluster.Op, why string) {
 		workflow.GetLogger(m.root).Warn("row not removed; the reaper does it", "cluster", m.st.Name, "error", err)
 	}
 	m.st.Forget()
+	m.removed = true
 	m.describe()
 }
 
