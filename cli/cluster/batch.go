@@ -40,6 +40,8 @@ type batch struct {
 	submit func(ctx context.Context, c *api.Client, cl api.Cluster) (*api.Ref, error)
 	// after is called after success, before done.
 	after func(ctx context.Context, c *api.Client, cl api.Cluster)
+	// vanished is the message when the cluster has gone meanwhile and that is as good; nil: it is an error.
+	vanished func(api.Cluster) string
 	// done is the message after success, "" for none.
 	done func(cl api.Cluster, res api.OpResult) string
 }
@@ -150,6 +152,9 @@ func (b *batch) each(ctx context.Context, s *session.Session, c *api.Client, t *
 			r := result{cluster: cl}
 			var msg string
 			r.ref, msg, r.err = b.one(ctx, s, c, cl, t.Async, one)
+			if b.vanished != nil && isKind(r.err, api.ErrClusterDoesNotExist) {
+				msg, r.err = b.vanished(cl), nil
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			results[i] = r
@@ -157,7 +162,7 @@ func (b *batch) each(ctx context.Context, s *session.Session, c *api.Client, t *
 			switch {
 			case r.err != nil && !one && ctx.Err() == nil:
 				s.IO.Notef("%s %s: %v", s.IO.ErrStyle(session.Red, "✗"), cl.Name, r.err)
-			case r.err == nil && t.Async:
+			case r.err == nil && t.Async && r.ref != nil:
 				follow.Submitted(s, c, r.ref)
 			case r.err == nil && msg != "":
 				s.IO.Notef("%s", msg)
