@@ -109,10 +109,7 @@ func harness(t *testing.T, l *lab.Lab) providertest.Harness {
 		Settle: func() { time.Sleep(50 * time.Millisecond) },
 		Kill: func(t *testing.T, n providers.Node) {
 			h := hostOfNode(t, l, n)
-			out, err := h.Run(context.Background(), `for p in /proc/[0-9]*; do a=$(tr '\0' ' ' < $p/cmdline 2>/dev/null); case "$a" in *"init --config "*"/`+n.ID+`/node.json "*) kill -9 ${p#/proc/}; echo killed;; esac; done`)
-			if err != nil || !strings.Contains(out, "killed") {
-				t.Fatalf("kill %s: %v %s", n.ID, err, out)
-			}
+			killInit(t, h, n.ID)
 		},
 		Reopen: func(t *testing.T) providers.Provider {
 			p.Close()
@@ -130,4 +127,22 @@ var skips = map[string]string{
 func TestSuite(t *testing.T) {
 	l := labOf(t, lab.Options{Hosts: 4, Host: lab.HostSpec{CPUs: 8, MemoryMB: 16 << 10}})
 	providertest.Run(t, providertest.Options{New: func(t *testing.T) providertest.Harness { return harness(t, l) }, Skips: skips})
+}
+
+// killInit kills the init of a node on its host.
+func killInit(t *testing.T, h *lab.Host, id string) {
+	t.Helper()
+	ps, err := h.Processes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range ps {
+		if len(p.Args) > 3 && p.Args[1] == "init" && strings.HasSuffix(p.Args[3], "/"+id+"/node.json") && p.PPID != 0 {
+			if out, err := h.Run(context.Background(), fmt.Sprint("kill -9 ", p.PID)); err != nil {
+				t.Fatalf("kill %s: %v %s", id, err, out)
+			}
+			return
+		}
+	}
+	t.Fatalf("no init of %s runs on %s", id, h.Name)
 }
