@@ -168,7 +168,8 @@ func (j *job) bringUp(ctx workflow.Context, r *taskRun, spec activities.ManagedT
 	j.show(r, api.EventStatus, "%s: attempt %d", r.Row.Status, r.Row.Attempt)
 	idle := 10
 	body := api.LaunchBody{Base: j.in.Body.Base, Task: spec.Text, Cluster: r.St.Name, IdleMinutes: &idle, Down: true, WaitFor: "jobs", FileMounts: j.in.Body.FileMounts[r.Index], SecretRefs: j.in.Body.SecretRefs}
-	in := activities.PlanInput{RequestID: j.in.Body.RequestID, Body: body, Mint: true}
+	// Each attempt is an incarnation of its own.
+	in := activities.PlanInput{RequestID: fmt.Sprintf("managed/%d/%d/%d", j.in.ID, r.Index, r.Row.Attempt), Body: body, Mint: true}
 	if r.Old.Cloud != "" {
 		in.Recover = &activities.RecoverHint{Strategy: spec.Policy.Strategy, Round: r.Hops, Old: r.Old}
 	}

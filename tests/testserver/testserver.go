@@ -31,10 +31,14 @@ func Start(t *testing.T, yaml string) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
+	log := slog.New(slog.DiscardHandler)
+	if os.Getenv("SKYLOOM_TEST_LOG") != "" {
+		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- worker.Run(ctx, worker.Options{Home: home, Config: cfg, Addr: "127.0.0.1:0", Log: slog.New(slog.DiscardHandler)})
+		ended <- worker.Run(ctx, worker.Options{Home: home, Config: cfg, Addr: "127.0.0.1:0", Log: log})
 	}()
 	t.Cleanup(func() {
 		cancel()
