@@ -40,6 +40,7 @@ type Store struct {
 	pending map[string]struct{} // hashes of blobs that are whole but not durable
 	asked   map[key]struct{}    // while a collection runs: blobs that someone was told are here
 
+	spool    bool
 	small    *segments
 	commitMu sync.Mutex // one commit at a time
 	gcMu     sync.Mutex // one collection at a time
@@ -62,7 +63,7 @@ func Open(dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{dir: dir, log: o.Logger, pending: map[string]struct{}{}}
+	s := &Store{dir: dir, log: o.Logger, spool: o.Spool, pending: map[string]struct{}{}}
 	s.bufs.New = func() any { b := make([]byte, recordHeader+smallBlob); return &b }
 	for _, d := range []string{blobDir, manifestDir, pendingDir} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
@@ -163,18 +164,26 @@ func (s *Store) Has(ctx context.Context, hashes []string) (missing []string, err
 }
 
 func (s *Store) has(hash string) bool {
-	s.mu.Lock()
-	_, pending := s.pending[hash]
-	if s.asked != nil {
-		k, _ := keyOf(hash)
-		s.asked[k] = struct{}{} // before the look, so that a collection can't remove it after
-	}
-	s.mu.Unlock()
-	if pending || s.small.has(hash) {
+	if s.ask(hash) || s.small.has(hash) {
 		return true
+	}
+	if s.spool {
+		return false // nothing ever becomes durable
 	}
 	_, err := os.Lstat(s.blobPath(hash))
 	return err == nil
+}
+
+// ask says whether a blob is pending. It comes before any look for the blob, so that a collection can't remove it after.
+func (s *Store) ask(hash string) (pending bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.asked != nil {
+		k, _ := keyOf(hash)
+		s.asked[k] = struct{}{}
+	}
+	_, pending = s.pending[hash]
+	return pending
 }
 
 // Missing returns the blobs of a manifest that the store lacks.
@@ -196,20 +205,23 @@ func (s *Store) put(hash string, r io.Reader, check bool) (size int64, err error
 	pooled := s.bufs.Get().(*[]byte)
 	defer s.bufs.Put(pooled)
 	buf := (*pooled)[:smallBlob+1]
-	if s.has(hash) {
-		// Read on, so that whoever sends is not cut off, and learns of wrong bytes.
-		return s.copyChecked(io.Discard, r, hash, buf, check)
-	}
 	n, err := readFull(r, buf)
 	switch {
 	case err == nil: // more than small
+		if s.has(hash) {
+			// Read on, so that whoever sends is not cut off, and learns of wrong bytes.
+			return s.copyChecked(io.Discard, io.MultiReader(bytes.NewReader(buf), r), hash, make([]byte, 256<<10), check)
+		}
 		return s.putFile(hash, io.MultiReader(bytes.NewReader(buf), r), check)
 	case err != io.EOF:
 		return 0, err
 	}
-	if sum := sha256.Sum256(buf[:n]); check && hex.EncodeToString(sum[:]) != hash {
-		return int64(n), wrongBytes(hash)
+	if check {
+		if sum := sha256.Sum256(buf[:n]); hex.EncodeToString(sum[:]) != hash {
+			return int64(n), wrongBytes(hash)
+		}
 	}
+	s.ask(hash)
 	return int64(n), s.full(s.small.add(hash, buf[:n]))
 }
 

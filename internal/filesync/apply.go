@@ -310,22 +310,15 @@ func (a *applier) build(ctx context.Context, c *chunk, e *Entry, temp string, h 
 	if size != e.Size {
 		return &PathError{Op: "write", Path: c.full(e), Err: invalidf("its content has another size"), Hint: "sync again"}
 	}
-	f, err := c.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := c.create(temp, e.Mode)
 	if err != nil {
 		return err
 	}
-	err = copyChecked(ctx, f, r, e, h, a.t.Trusted)
-	if err == nil {
-		err = f.Chmod(fs.FileMode(e.Mode))
+	if err := copyChecked(ctx, f, r, e, h, a.t.Trusted); err != nil {
+		f.abort()
+		return err
 	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		when := time.Unix(0, e.ModTime)
-		err = c.root.Chtimes(temp, when, when)
-	}
-	return err
+	return f.finish(time.Unix(0, e.ModTime))
 }
 
 func copyChecked(ctx context.Context, w io.Writer, r io.Reader, e *Entry, h *hasher, trusted bool) error {

@@ -133,6 +133,7 @@ func (t *Target) place(m *Manifest) (dir string, _ *Manifest, err error) {
 type chunk struct {
 	dir     string
 	root    *os.Root // the folder itself
+	fd      *os.File // the same, for those who need its number; closed with it
 	entries []int
 }
 
@@ -187,6 +188,12 @@ func (c *chunk) run(root *os.Root, skip map[string]bool, do func() error) error 
 		return do()
 	}
 	c.root = root
+	defer func() {
+		if c.fd != nil {
+			c.fd.Close()
+			c.fd = nil
+		}
+	}()
 	if c.dir != "" {
 		sub, err := root.OpenRoot(c.dir)
 		if err != nil {
