@@ -3,6 +3,7 @@ package worker
 import (
 	"encoding/json"
 	"log/slog"
+	"os"
 	"path/filepath"
 
 	"github.com/skyloom/skyloom/api"
@@ -10,6 +11,7 @@ import (
 	"github.com/skyloom/skyloom/providers"
 	"github.com/skyloom/skyloom/providers/local"
 	"github.com/skyloom/skyloom/providers/memory"
+	"github.com/skyloom/skyloom/providers/ssh"
 	"github.com/skyloom/skyloom/task"
 )
 
@@ -21,6 +23,15 @@ func openInfra(cfg *config.Config, home, installation string, agents providers.A
 	// Nodes on this machine make no sense where several servers share an engine, unless asked for.
 	if l.Enabled == nil && embedded || l.Enabled != nil && *l.Enabled {
 		p, err := local.New(local.Options{Root: filepath.Join(home, "local"), Installation: installation, Agent: agents, CPUs: l.CPUs, MemoryGB: l.MemoryGB, Logger: log})
+		if err != nil {
+			return nil, err
+		}
+		ps, in.closers = append(ps, p), append(in.closers, p.Close)
+	}
+	if !cfg.Bool("ssh.disabled", false) {
+		user, _ := os.UserHomeDir()
+		p, err := ssh.New(ssh.Options{Home: home, UserHome: user, Agent: agents, Allowed: allowedPools(cfg), Shared: !embedded,
+			ConnectTimeout: cfg.Duration("provision.ssh_timeout", 0), Logger: log})
 		if err != nil {
 			return nil, err
 		}
@@ -42,6 +53,14 @@ func openInfra(cfg *config.Config, home, installation string, agents providers.A
 	}
 	in.registry = providers.NewRegistry(ps...)
 	return in, nil
+}
+
+// allowedPools names the SSH node pools that may be used; nil: all.
+func allowedPools(cfg *config.Config) []string {
+	if _, set := cfg.Get("ssh.allowed_node_pools"); !set {
+		return nil
+	}
+	return append([]string{}, cfg.Texts("ssh.allowed_node_pools")...)
 }
 
 // manifestsOf names the uploaded trees in a request's body.
