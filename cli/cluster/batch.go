@@ -42,6 +42,8 @@ type batch struct {
 	after func(ctx context.Context, c *api.Client, cl api.Cluster)
 	// vanished is the message when the cluster has gone meanwhile and that is as good; nil: it is an error.
 	vanished func(api.Cluster) string
+	// launching means clusters too whose launch is under way but that no row tells of yet.
+	launching bool
 	// done is the message after success, "" for none.
 	done func(cl api.Cluster, res api.OpResult) string
 }
@@ -63,6 +65,11 @@ func (b *batch) run(ctx context.Context, s *session.Session, t *targets) error {
 	sel, err := find(ctx, s, c, names, t.AllUsers)
 	if err != nil {
 		return err
+	}
+	if b.launching {
+		if err := addLaunching(ctx, s, c, names, t.AllUsers, &sel); err != nil {
+			return err
+		}
 	}
 	tellMissing(s, sel)
 	bad := sel.absent()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -75,6 +76,38 @@ func pick(all []api.Cluster, names []string) selection {
 		}
 	}
 	return sel
+}
+
+// addLaunching adds to a selection the clusters that names select (without names all of the caller's, or everybody's)
+// whose launch was accepted a moment ago, so that no row tells of them yet.
+func addLaunching(ctx context.Context, s *session.Session, c *api.Client, names []string, allUsers bool, sel *selection) error {
+	if len(names) > 0 && len(sel.missing) == 0 {
+		return nil
+	}
+	reqs, err := c.Requests(ctx, api.RequestFilter{})
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{"": true}
+	for _, cl := range sel.clusters {
+		known[cl.Name] = true
+	}
+	me := s.User().Hash
+	for _, r := range reqs {
+		wanted := len(names) == 0 && (allUsers || r.UserHash == me)
+		for _, m := range sel.missing {
+			wanted = wanted || match(m, r.Cluster)
+		}
+		if r.Name != "sky.launch" || known[r.Cluster] || !wanted {
+			continue
+		}
+		known[r.Cluster] = true
+		sel.clusters = append(sel.clusters, api.Cluster{Name: r.Cluster, Status: api.ClusterInit})
+	}
+	sel.missing = slices.DeleteFunc(sel.missing, func(m string) bool {
+		return slices.ContainsFunc(sel.clusters, func(cl api.Cluster) bool { return match(m, cl.Name) })
+	})
+	return nil
 }
 
 // tellMissing says which names found nothing.
