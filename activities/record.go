@@ -89,15 +89,23 @@ func (a *Activities) Deliver(ctx context.Context, in DeliverInput) (DeliverOutpu
 	}
 	if d == NoCluster {
 		// It may have been delivered by an attempt whose answer was lost, and have ended the entity.
-		row, err := a.Store.Request(ctx, in.Op.Key)
-		if err != nil {
-			return DeliverOutput{}, err
-		}
-		if row.Status.Terminal() {
-			return DeliverOutput{Outcome: outcomeOf(row, in.Op.Kind)}, nil
+		if o, err := a.Ended(ctx, in.Op.Key, in.Op.Kind); o != nil || err != nil {
+			return DeliverOutput{Outcome: o}, err
 		}
 	}
 	return DeliverOutput{Delivery: d, Cluster: name}, nil
+}
+
+// Ended tells how a request has ended; nil if it has not. It changes nothing.
+func (a *Activities) Ended(ctx context.Context, key string, kind cluster.OpKind) (*cluster.Outcome, error) {
+	row, err := a.Store.Request(ctx, key)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil || !row.Status.Terminal() {
+		return nil, err
+	}
+	return outcomeOf(row, kind), nil
 }
 
 // signalOp reaches the entity; only a launch creates one, and a down whose cluster has a row but lost its workflow.
@@ -180,7 +188,8 @@ func (a *Activities) CancelOp(ctx context.Context, name, key string) (DeliverOut
 	err := a.Engine.SignalWorkflow(ctx, ClusterWorkflowID(name), "", SignalCancel, key)
 	var missing *serviceerror.NotFound
 	if errors.As(err, &missing) {
-		return DeliverOutput{Delivery: NoCluster}, nil
+		o, err := a.Ended(ctx, key, "") // it may have ended the entity with its own end
+		return DeliverOutput{Delivery: NoCluster, Outcome: o}, err
 	}
 	return DeliverOutput{Delivery: Delivered}, err
 }

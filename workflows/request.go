@@ -144,7 +144,10 @@ func ask(ctx workflow.Context, kind cluster.OpKind, name string, base *api.Base,
 			if cancelled && !asked {
 				asked = true
 				var d activities.DeliverOutput
-				if err := workflow.ExecuteLocalActivity(local(root, "ask the cluster to cancel"), acts.CancelOp, in.Cluster, base.RequestID).Get(root, &d); err != nil || d.Delivery != activities.Delivered {
+				if err := workflow.ExecuteLocalActivity(local(root, "ask the cluster to cancel"), acts.CancelOp, in.Cluster, base.RequestID).Get(root, &d); err == nil && d.Outcome != nil {
+					stop()
+					return answer(ctx, *d.Outcome, out)
+				} else if err != nil || d.Delivery != activities.Delivered {
 					stop()
 					return fail(root, base.RequestID, cluster.Cancelled("the request was cancelled"))
 				}

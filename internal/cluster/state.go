@@ -40,6 +40,8 @@ type State struct {
 	Waiting []WaitingOp `json:"waiting,omitempty"`
 	// Events counts the events written, for their keys.
 	Events int64 `json:"events,omitempty"`
+	// Born is when the workflow that owns the name began, over all its continuations.
+	Born time.Time `json:"born"`
 	// Gen counts incarnations of this name within the workflow, for tokens.
 	Gen int `json:"gen,omitempty"`
 }
