@@ -1,0 +1,60 @@
+package e2essh
+
+import (
+	"testing"
+	"time"
+
+	"github.com/skyloom/skyloom/tests/lab"
+)
+
+const multinode = `name: gang
+num_nodes: 3
+run: |
+  echo "rank $SKYPILOT_NODE_RANK of $SKYPILOT_NUM_NODES"
+  echo "$SKYPILOT_NODE_IPS" | head -n1 | sed 's/^/the head is at /'
+`
+
+// TestPool is the life of a gang on a pool of three hosts.
+func TestPool(t *testing.T) {
+	l := lab.New(t, lab.Options{Hosts: 3, Host: lab.HostSpec{CPUs: 4, MemoryMB: 8 << 10}})
+	s := newSite(t, l, "")
+	s.sky("check", "-v").has("ssh: enabled")
+	task := s.task("multinode.yaml", multinode)
+	p := s.sky("launch", "-y", "-c", "gang", "--infra", "ssh/lab", "--num-nodes", "3", task).has("rank 0 of 3", "rank 1 of 3", "rank 2 of 3", "the head is at 10.77.0.11")
+	t.Logf("launch of three nodes: %v\n%s", p.took, p.out)
+	for _, h := range l.Hosts() {
+		if n := len(claimed(t, h)); n != 1 {
+			t.Errorf("%d claims on %s", n, h.Name)
+		}
+	}
+	p = s.sky("exec", "gang", "--num-nodes", "3", "echo again on $SKYPILOT_NODE_RANK").has("again on 0", "again on 1", "again on 2")
+	t.Logf("exec: %v", p.took)
+	s.sky("exec", "-d", "gang", "sleep 300")
+	s.sky("queue", "gang").has("RUNNING", "SUCCEEDED")
+	s.sky("logs", "gang", "1", "--no-follow").has("rank 2 of 3")
+	s.sky("cancel", "-y", "gang", "-a")
+	s.sky("queue", "gang").has("CANCELLED").hasNot("RUNNING")
+	s.sky("stop", "-y", "gang")
+	for _, h := range l.Hosts() {
+		if a := agents(t, h); len(a) > 0 {
+			t.Errorf("%s after stop: %v", h.Name, a)
+		}
+		if c := claimed(t, h); len(c) > 0 {
+			t.Errorf("claims on %s after stop: %v", h.Name, c)
+		}
+	}
+	s.sky("start", "-y", "gang")
+	s.sky("exec", "gang", "--num-nodes", "3", "echo back on $SKYPILOT_NODE_RANK").has("back on 0", "back on 1", "back on 2")
+	s.kill()
+	s.start()
+	s.sky("exec", "gang", "echo after the kill").has("after the kill")
+	s.sky("down", "-y", "gang")
+	s.until(10*time.Second, "nothing of the cluster is left", func() bool {
+		for _, h := range l.Hosts() {
+			if len(agents(t, h)) > 0 || len(claimed(t, h)) > 0 {
+				return false
+			}
+		}
+		return true
+	})
+}
