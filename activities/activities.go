@@ -157,7 +157,7 @@ func (a *Activities) ranking(ctx context.Context, t *task.Task, numNodes int) (o
 		return optimizer.Input{}, err
 	}
 	in := optimizer.Input{Groups: t.Candidates(), NumNodes: numNodes, Offers: offers, Enabled: enabled, Known: a.Providers.Names(),
-		Fallback: map[string]bool{}, Lacks: map[string][]string{}}
+		Fallback: map[string]bool{}, Lacks: map[string][]string{}, Defaults: map[string]optimizer.Defaults{}}
 	for _, name := range enabled {
 		p, err := a.Providers.Get(name)
 		if err != nil {
@@ -166,6 +166,9 @@ func (a *Activities) ranking(ctx context.Context, t *task.Task, numNodes int) (o
 		f := providers.FeaturesOf(p)
 		in.Fallback[name] = f.Fallback
 		in.Lacks[name] = optimizer.LacksOf(f)
+		if z := f.Sizes; z != (providers.Sizes{}) {
+			in.Defaults[name] = optimizer.Defaults{CPUs: z.CPUs, MemoryPerCPU: z.MemoryPerCPU, CPUsPerAccelerator: z.CPUsPerAccelerator, MemoryPerCPUWithAccelerator: z.MemoryPerCPUWithAccelerator}
+		}
 	}
 	return in, nil
 }

@@ -227,6 +227,17 @@ type Features struct {
 	MachineLocal bool
 	// Confirms says that the infra can tell for sure that a node is gone.
 	Confirms bool
+	// Sizes are what a node gets of a flexible offer where the task does not say; zero fields: the whole machine.
+	Sizes Sizes
+}
+
+// Sizes of nodes that are parts of machines.
+type Sizes struct {
+	CPUs               float64 // of a node without accelerators
+	MemoryPerCPU       float64 // GB; of a node without accelerators
+	CPUsPerAccelerator float64
+	// MemoryPerCPUWithAccelerator is in GB; 0: as MemoryPerCPU.
+	MemoryPerCPUWithAccelerator float64
 }
 
 // Declarer lets a provider declare the features that are not interfaces.

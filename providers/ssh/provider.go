@@ -60,6 +60,7 @@ var (
 	_ providers.Stopper  = (*Provider)(nil)
 	_ providers.Watcher  = (*Provider)(nil)
 	_ providers.Pooler   = (*Provider)(nil)
+	_ providers.Declarer = (*Provider)(nil)
 )
 
 // New opens the provider.
@@ -96,6 +97,11 @@ func (p *Provider) Close() error {
 
 // Name is the word users write in `infra:`.
 func (p *Provider) Name() string { return "ssh" }
+
+// Declare names the features that are not interfaces. A host that is silent confirms nothing.
+func (p *Provider) Declare(f *providers.Features) {
+	f.Sizes = providers.Sizes{CPUs: 2, MemoryPerCPU: 2, CPUsPerAccelerator: 4, MemoryPerCPUWithAccelerator: 4}
+}
 
 // host is a machine of a pool and the way to it.
 type host struct {
