@@ -191,6 +191,7 @@ func (a *Agent) Run(ctx context.Context) (int, error) {
 	case <-a.stop:
 	}
 	a.ssh.close()
+	defer a.files.close()
 	for _, s := range servers {
 		s.Close()
 	}

@@ -102,7 +102,7 @@ func (s *fileStore) lock(dst string) func() {
 func (a *Agent) fileRoutes(m *http.ServeMux) {
 	handle(m, "POST /v1/files/plan", func(r *http.Request) (any, error) {
 		q := r.URL.Query()
-		to := agentapi.FileApply{Dst: q.Get("dst"), File: q.Get("file") != "", Mirror: q.Get("mirror") != ""}
+		to := agentapi.FileApply{Dst: q.Get("dst"), File: q.Get("file") != "", Mirror: q.Get("mirror") != "", Now: q.Get("now") != ""}
 		return a.PlanFiles(r.Context(), to, r.Body)
 	})
 	handle(m, "PUT /v1/files/blobs", func(r *http.Request) (any, error) { return nil, a.TakeBlobs(r.Context(), r.Body) })
@@ -157,7 +157,13 @@ func (a *Agent) PlanFiles(ctx context.Context, to agentapi.FileApply, body io.Re
 	if err != nil {
 		return agentapi.FilePlan{}, fileError(err)
 	}
-	p := &pendingSync{id: m.ID(), since: time.Now(), missing: need.Missing, manifest: m, target: t}
+	id := m.ID()
+	if to.Now && len(need.Missing) == 0 {
+		t.Planned = &need
+		res, err := a.bring(ctx, id, m, t, spool)
+		return agentapi.FilePlan{Missing: []string{}, Applied: &res}, err
+	}
+	p := &pendingSync{id: id, since: time.Now(), missing: need.Missing, manifest: m, target: t}
 	if err := a.keepManifest(p); err != nil {
 		return agentapi.FilePlan{}, diskError(err)
 	}
@@ -230,9 +236,8 @@ func (a *Agent) ApplyFiles(ctx context.Context, to agentapi.FileApply) (agentapi
 	if err != nil {
 		return agentapi.FileResult{}, err
 	}
-	key := to.Manifest + " " + t.Dst
 	a.files.mu.Lock()
-	p := a.files.pending[key]
+	p := a.files.pending[to.Manifest+" "+t.Dst]
 	var m *filesync.Manifest
 	if p != nil && p.manifest != nil {
 		m, t.Index = p.manifest, p.target.Index
@@ -244,6 +249,11 @@ func (a *Agent) ApplyFiles(ctx context.Context, to agentapi.FileApply) (agentapi
 		}
 		t.Index = a.index(t.Dst)
 	}
+	return a.bring(ctx, to.Manifest, m, t, spool)
+}
+
+// bring brings the target to the state of a manifest and lets go of the sync.
+func (a *Agent) bring(ctx context.Context, id string, m *filesync.Manifest, t filesync.Target, spool *artifact.Store) (agentapi.FileResult, error) {
 	t.Trusted = true // the spool checked what it took
 	res, err := filesync.Apply(ctx, m, t, spool)
 	if errors.Is(err, fs.ErrNotExist) && ctx.Err() == nil {
@@ -252,7 +262,7 @@ func (a *Agent) ApplyFiles(ctx context.Context, to agentapi.FileApply) (agentapi
 	if err != nil {
 		return agentapi.FileResult{}, fileError(err)
 	}
-	a.forget(key, m, t)
+	a.forget(id, m, t)
 	return agentapi.FileResult{Written: res.Written, Removed: res.Removed, Bytes: res.Bytes, Warnings: res.Warnings}, nil
 }
 
@@ -270,13 +280,17 @@ func (a *Agent) manifest(id string) (*filesync.Manifest, error) {
 }
 
 // forget ends a sync: its blobs leave the spool, unless another one that is pending needs them.
-func (a *Agent) forget(key string, m *filesync.Manifest, t filesync.Target) {
+func (a *Agent) forget(id string, m *filesync.Manifest, t filesync.Target) {
 	a.files.mu.Lock()
 	defer a.files.mu.Unlock()
-	gone := m.Hashes // of a sync planned before the agent was restarted
-	if p := a.files.pending[key]; p != nil {
-		gone = func() []string { return p.missing }
+	key := id + " " + t.Dst
+	var gone []string
+	switch p := a.files.pending[key]; {
+	case p != nil:
+		gone = p.missing
 		delete(a.files.pending, key)
+	case t.Planned == nil: // planned before the agent was restarted
+		gone = m.Hashes()
 	}
 	keep, named := map[string]bool{}, false
 	for other, p := range a.files.pending {
@@ -284,7 +298,7 @@ func (a *Agent) forget(key string, m *filesync.Manifest, t filesync.Target) {
 			delete(a.files.pending, other)
 			continue
 		}
-		named = named || strings.HasPrefix(key, p.id)
+		named = named || p.id == id
 		if p.target.Dst == t.Dst { // what it knows of the destination is out of date
 			p.manifest, p.target = nil, filesync.Target{}
 		}
@@ -292,11 +306,11 @@ func (a *Agent) forget(key string, m *filesync.Manifest, t filesync.Target) {
 			keep[h] = true
 		}
 	}
-	remove := slices.DeleteFunc(gone(), func(h string) bool { return keep[h] })
-	if err := a.files.spool.Remove(remove...); err != nil {
+	gone = slices.DeleteFunc(gone, func(h string) bool { return keep[h] })
+	if err := a.files.spool.Remove(gone...); err != nil {
 		a.log.Warn("files of a sync were not removed", "error", err)
 	}
-	if id, _, _ := strings.Cut(key, " "); !named {
+	if !named && t.Planned == nil {
 		os.Remove(a.path("manifests", id))
 	}
 }

@@ -202,11 +202,13 @@ type LogQuery struct {
 	Tail    int // last lines only; 0: everything
 }
 
-// FilePlan is POST /v1/files/plan?dst=…&file=1&mirror=1: names the blobs the node lacks to bring dst to the manifest's
+// FilePlan is POST /v1/files/plan?dst=…&file=1&mirror=1&now=1: names the blobs the node lacks to bring dst to the manifest's
 // state. The body of the call is the encoded manifest; the reply lists hashes.
 type FilePlan struct {
 	Missing []string `json:"missing"`
 	Bytes   int64    `json:"bytes"`
+	// Applied is set if now=1 was asked for and nothing was missing: the destination is as the manifest says.
+	Applied *FileResult `json:"applied,omitempty"`
 }
 
 // FileApply is POST /v1/files/apply, after the missing blobs were sent.
@@ -215,6 +217,7 @@ type FileApply struct {
 	Dst      string `json:"dst"` // absolute, or below ~, or relative to home
 	File     bool   `json:"file,omitempty"`
 	Mirror   bool   `json:"mirror,omitempty"`
+	Now      bool   `json:"now,omitempty"` // of a plan: apply it at once if nothing is missing
 }
 
 // FileResult tells what an apply did.

@@ -75,6 +75,9 @@ type applier struct {
 	bytes     atomic.Int64
 	removed   int
 
+	beginOnce sync.Once
+	beginErr  error
+
 	mu       sync.Mutex
 	warnings []string
 }
@@ -115,9 +118,6 @@ func (a *applier) result() Result {
 
 func (a *applier) run(ctx context.Context) error {
 	wasDirty := a.t.Index != nil && a.t.Index.dirty
-	if err := a.t.Index.save(true); err != nil {
-		return err
-	}
 	if err := a.folders(ctx); err != nil {
 		return err
 	}
@@ -128,6 +128,10 @@ func (a *applier) run(ctx context.Context) error {
 		for _, i := range c.entries {
 			if err := ctx.Err(); err != nil {
 				return err
+			}
+			if p := a.t.Planned; p != nil && len(p.settled) == len(a.m.Entries) && p.settled[i] {
+				a.unchanged.Add(1)
+				continue
 			}
 			if err := a.entry(ctx, c, &a.m.Entries[i], h); err != nil {
 				return err
@@ -153,7 +157,16 @@ func (a *applier) run(ctx context.Context) error {
 			return writeErr("set the mode of", a.full(e.Path), err)
 		}
 	}
-	return a.t.Index.save(false)
+	if wasDirty || a.t.Index.changed() {
+		return a.t.Index.save(false)
+	}
+	return nil
+}
+
+// begin notes in the index that files are being written, once.
+func (a *applier) begin() error {
+	a.beginOnce.Do(func() { a.beginErr = a.t.Index.save(true) })
+	return a.beginErr
 }
 
 func (a *applier) full(p string) string { return filepath.Join(a.dir, filepath.FromSlash(p)) }
@@ -237,6 +250,9 @@ func (a *applier) entry(ctx context.Context, c *chunk, e *Entry, h *hasher) erro
 				return err
 			}
 		}
+	}
+	if err := a.begin(); err != nil {
+		return err
 	}
 	// In a folder that this run made nobody waits for the file; elsewhere it must appear whole.
 	temp := name

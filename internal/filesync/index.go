@@ -16,6 +16,8 @@ type Index struct {
 	m    map[string]indexed
 	// dirty: an apply began and may have left temporary files.
 	dirty bool
+	// ahead: what is on disk lacks something.
+	ahead bool
 }
 
 type indexed struct {
@@ -72,12 +74,26 @@ func (x *Index) save(dirty bool) error {
 	if dirty {
 		state = " dirty\n"
 	}
-	return replaceFile(x.path, func(w io.Writer) error {
+	err := replaceFile(x.path, func(w io.Writer) error {
 		if _, err := io.WriteString(w, indexMagic+state); err != nil {
 			return err
 		}
 		return encodeEntries(w, entries)
 	})
+	if err == nil {
+		x.ahead = false
+	}
+	return err
+}
+
+// changed says whether the index knows more, or less, than its file.
+func (x *Index) changed() bool {
+	if x == nil {
+		return false
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.ahead || x.dirty
 }
 
 func (x *Index) get(path string, size, mtime int64) (hash string, ok bool) {
@@ -98,8 +114,10 @@ func (x *Index) put(path string, size, mtime int64, hash string) {
 		return
 	}
 	x.mu.Lock()
-	x.m[path] = indexed{size, mtime, hash}
-	x.mu.Unlock()
+	defer x.mu.Unlock()
+	if v := (indexed{size, mtime, hash}); x.m[path] != v {
+		x.m[path], x.ahead = v, true
+	}
 }
 
 // keepOnly drops what the manifest doesn't name.
@@ -115,5 +133,6 @@ func (x *Index) keepOnly(m *Manifest) {
 			next[m.Entries[i].Path] = v
 		}
 	}
+	x.ahead = x.ahead || len(next) != len(x.m)
 	x.m = next
 }

@@ -27,6 +27,8 @@ type Target struct {
 	Mirror bool
 	// Trusted says that the source holds what it says, so that its bytes are not hashed again.
 	Trusted bool
+	// Planned, if set, is what Plan said a moment ago: Apply does not look again at what was in order.
+	Planned *Need
 	// Index, if set, is that of Dst. Plan fills it, Apply saves it.
 	Index *Index
 }
@@ -35,6 +37,9 @@ type Target struct {
 type Need struct {
 	Missing []string // hashes, sorted
 	Bytes   int64
+
+	// settled marks, by entry of the manifest, the files that Apply will find as they have to be.
+	settled []bool
 }
 
 // Plan says which blobs Apply will ask for. It changes nothing.
@@ -75,6 +80,7 @@ func Plan(ctx context.Context, m *Manifest, t Target) (Need, error) {
 	}
 	var mu sync.Mutex
 	missing := map[string]int64{}
+	need.settled = make([]bool, len(m.Entries))
 	err = forChunks(ctx, root, m, func(c *chunk, h *hasher) error {
 		for _, i := range c.entries {
 			e := &m.Entries[i]
@@ -90,6 +96,7 @@ func Plan(ctx context.Context, m *Manifest, t Target) (Need, error) {
 				if err != nil && !errors.Is(err, fs.ErrNotExist) {
 					return err
 				}
+				need.settled[i] = same && err == nil && permOf(fi) == e.Mode && fi.ModTime().UnixNano() == e.ModTime
 			}
 			if !same {
 				mu.Lock()
