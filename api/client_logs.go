@@ -59,7 +59,7 @@ func (c *Client) JobLogs(ctx context.Context, cluster string, f LogFilter, fn fu
 		} else if f.Tail > 0 {
 			q.Set("tail", strconv.Itoa(f.Tail))
 		}
-		done, err := c.readLog(ctx, cluster, q, s)
+		done, err := c.readLog(ctx, prefix+"/clusters/"+url.PathEscape(cluster)+"/logs", q, s)
 		if done {
 			return s.end, nil
 		}
@@ -72,27 +72,12 @@ func (c *Client) JobLogs(ctx context.Context, cluster string, f LogFilter, fn fu
 	}
 }
 
-func (c *Client) readLog(ctx context.Context, cluster string, q url.Values, s *logReader) (bool, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	resp, err := c.try(ctx, "GET", prefix+"/clusters/"+url.PathEscape(cluster)+"/logs", q, nil, LogMediaType)
-	if err != nil {
-		return false, err
-	}
-	defer resp.Body.Close()
-	if ct := resp.Header.Get("Content-Type"); !strings.HasPrefix(ct, LogMediaType) {
-		return false, &finalError{fmt.Errorf("the server sent the log as %q instead of %q", ct, LogMediaType)}
-	}
-	body, stop := c.guard(resp, cancel)
-	defer stop()
-	return s.read(bufio.NewReaderSize(body, 64<<10))
-}
-
 // logReader keeps, over several connections, how far each rank and phase was read.
 type logReader struct {
 	fn       func(LogChunk) error
 	progress func()
-	at       map[string]int64 // "rank/phase" → next byte wanted
+	at       map[string]int64 // "rank/phase" → next byte wanted; of a managed job "task.attempt@rank/phase"
+	attempts map[int]int      // of a managed job: by task, the attempt that is read; nil otherwise
 	end      *LogEnd
 	began    bool
 	buf      []byte
@@ -102,6 +87,9 @@ func (s *logReader) cursor() string {
 	parts := make([]string, 0, len(s.at))
 	for k, v := range s.at {
 		parts = append(parts, k+":"+strconv.FormatInt(v, 10))
+	}
+	for task, attempt := range s.attempts { // also where no byte was read yet
+		parts = append(parts, fmt.Sprintf("%d.%d@", task, attempt))
 	}
 	sort.Strings(parts)
 	return strings.Join(parts, ",")
@@ -130,7 +118,8 @@ func (s *logReader) read(r *bufio.Reader) (done bool, err error) {
 				s.end.JobName = f.JobName
 			}
 		}
-		if !s.began && f.Len == 0 && !f.End {
+		_, fresh := s.place(f)
+		if f.Len == 0 && !f.End && (!s.began || fresh) {
 			s.began = true
 			if err := s.fn(LogChunk{LogFrame: f}); err != nil {
 				return false, &finalError{err}
@@ -150,7 +139,8 @@ func (s *logReader) data(r *bufio.Reader, f LogFrame) error {
 	if f.Len == 0 {
 		return nil
 	}
-	key := strconv.Itoa(f.Rank) + "/" + f.Phase
+	key, _ := s.place(f)
+	key += strconv.Itoa(f.Rank) + "/" + f.Phase
 	want, known := s.at[key]
 	off, left := f.Offset, int64(f.Len)
 	if s.buf == nil {

@@ -129,3 +129,24 @@ type JobsCancelReply struct {
 	Cancelled []int64 `json:"cancelled"`
 	Finished  []int64 `json:"finished,omitempty" doc:"had ended before"`
 }
+
+// ManagedList is the answer of GET /api/v1/jobs/queue.
+type ManagedList struct {
+	Jobs   []ManagedJob          `json:"jobs" doc:"one row per task; the newest job first"`
+	Total  int                   `json:"total" doc:"jobs that match, whatever the limit"`
+	Counts map[ManagedStatus]int `json:"counts" doc:"tasks by status, whatever the filter says of status and limit"`
+}
+
+// ManagedState is the state of a whole job, from the rows of its tasks: that of the first one, in order, that has not
+// succeeded; in a group only primary tasks count.
+func ManagedState(tasks []ManagedJob) (status ManagedStatus, decisive ManagedJob) {
+	for _, t := range tasks {
+		if t.Status != ManagedSucceeded && (!t.Group || t.Primary) {
+			return t.Status, t
+		}
+	}
+	if len(tasks) == 0 {
+		return "", ManagedJob{}
+	}
+	return ManagedSucceeded, tasks[len(tasks)-1]
+}

@@ -618,6 +618,10 @@ type LogFrame struct {
 	JobID   int64  `json:"job_id,omitempty"`
 	JobName string `json:"job_name,omitempty"`
 	Nodes   int    `json:"nodes,omitempty"`
+	// Task, TaskName and Attempt are of a managed job. A frame without bytes says that another attempt begins.
+	Task     int    `json:"task,omitempty"`
+	TaskName string `json:"task_name,omitempty"`
+	Attempt  int    `json:"attempt,omitempty"`
 }
 
 // LogMediaType is the media type of a framed log stream.

@@ -21,6 +21,8 @@ type ClusterFilter struct {
 	Status    []api.ClusterStatus
 	// Full adds the fields that lists leave out (LastTaskYAML).
 	Full bool
+	// SkipManaged leaves out live clusters of managed jobs.
+	SkipManaged bool
 }
 
 // Removal takes a cluster out of the live rows.
@@ -86,11 +88,15 @@ func (t *txn) putCluster(c api.Cluster) error {
 		return err
 	}
 	launched := microsPtr(c.LaunchedAt).Int64
-	_, err = t.exec(`INSERT INTO clusters (name, hash, seq, status, user_hash, workspace, launched, summary, task_yaml)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET
+	managed := 0
+	if c.Managed {
+		managed = 1
+	}
+	_, err = t.exec(`INSERT INTO clusters (name, hash, seq, status, user_hash, workspace, launched, summary, task_yaml, managed)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET
 		hash = excluded.hash, seq = excluded.seq, status = excluded.status, user_hash = excluded.user_hash, workspace = excluded.workspace,
-		launched = excluded.launched, summary = excluded.summary, task_yaml = excluded.task_yaml`,
-		c.Name, c.Hash, c.Seq, string(c.Status), c.UserHash, c.Workspace, launched, string(summary), yaml)
+		launched = excluded.launched, summary = excluded.summary, task_yaml = excluded.task_yaml, managed = excluded.managed`,
+		c.Name, c.Hash, c.Seq, string(c.Status), c.UserHash, c.Workspace, launched, string(summary), yaml, managed)
 	t.touch(ClusterTopic(c.Name))
 	return err
 }
@@ -241,6 +247,9 @@ func (s *Store) eachCluster(ctx context.Context, table string, f ClusterFilter, 
 	}
 	if f.Workspace != "" {
 		where, args = append(where, "workspace = ?"), append(args, f.Workspace)
+	}
+	if f.SkipManaged && table == "clusters" {
+		where = append(where, "managed = 0")
 	}
 	if len(f.Status) > 0 && table == "clusters" {
 		where = append(where, "status IN "+in(len(f.Status)))

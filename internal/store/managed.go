@@ -52,6 +52,16 @@ func (s *Store) JobNumbers(ctx context.Context, requestID string, count int) (id
 	return ids, err
 }
 
+// JobNumbered says whether a number was given to a managed job, also if its rows were not written yet.
+func (s *Store) JobNumbered(ctx context.Context, id int64) (bool, error) {
+	var one int
+	err := s.row(ctx, "SELECT 1 FROM job_numbers WHERE job_id = ?", id).Scan(&one)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil, s.wrap(err)
+}
+
 // PutManagedJobs writes rows of managed jobs; stale ones are skipped: a sequence that is not higher, or another status
 // after the end.
 func (s *Store) PutManagedJobs(ctx context.Context, rows ...api.ManagedJob) error {

@@ -34,6 +34,11 @@ func TestJobNumbers(t *testing.T) {
 	if _, err := s.JobNumbers(t.Context(), "a", 0); err == nil {
 		t.Error("no number was asked for, and none refused")
 	}
+	for id, want := range map[int64]bool{4: true, 99: false} {
+		if ok, err := s.JobNumbered(t.Context(), id); ok != want || err != nil {
+			t.Error(id, ok, err)
+		}
+	}
 	// Many at once: none twice, none left out.
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -245,6 +250,17 @@ func TestManagedCollect(t *testing.T) {
 	step(1, "", false)
 	if again, err := s.JobNumbers(ctx, "other", 1); err != nil || again[0] != 3 {
 		t.Fatalf("%v %v: a number was given out again", again, err)
+	}
+}
+
+func TestClustersOfManagedJobs(t *testing.T) {
+	s, _ := open(t)
+	must(t, s.PutCluster(t.Context(), api.Cluster{Name: "mine", Hash: "h1", Seq: 1}))
+	must(t, s.PutCluster(t.Context(), api.Cluster{Name: "train-1", Hash: "h2", Seq: 1, Managed: true}))
+	for skip, want := range map[bool]int{false: 2, true: 1} {
+		if cs, err := s.Clusters(t.Context(), ClusterFilter{SkipManaged: skip}); err != nil || len(cs) != want || cs[0].Name != "mine" {
+			t.Errorf("%+v %v", cs, err)
+		}
 	}
 }
 

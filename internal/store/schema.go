@@ -77,13 +77,17 @@ CREATE INDEX secrets_scope ON secrets (scope);
 ALTER TABLE events ADD COLUMN job_id BIGINT NOT NULL DEFAULT 0;
 CREATE INDEX events_job ON events (job_id, id) WHERE job_id <> 0;
 
+-- Clusters of managed jobs, which lists leave out.
+ALTER TABLE clusters ADD COLUMN managed BIGINT NOT NULL DEFAULT 0;
+CREATE INDEX clusters_plain ON clusters (name) WHERE managed = 0;
+
 CREATE TABLE job_numbers (job_id {serial}, request_id TEXT NOT NULL, n BIGINT NOT NULL, UNIQUE (request_id, n));
 
 CREATE TABLE managed_jobs (
   job_id BIGINT NOT NULL, task_id BIGINT NOT NULL, seq BIGINT NOT NULL, status TEXT NOT NULL, terminal BIGINT NOT NULL, name TEXT NOT NULL,
   user_hash TEXT NOT NULL, request_id TEXT NOT NULL, priority BIGINT NOT NULL, submitted BIGINT NOT NULL, ended BIGINT NOT NULL, data TEXT NOT NULL,
   PRIMARY KEY (job_id, task_id));
-CREATE INDEX managed_jobs_open ON managed_jobs (job_id) WHERE terminal = 0;
+CREATE INDEX managed_jobs_open ON managed_jobs (job_id, user_hash) WHERE terminal = 0;
 CREATE INDEX managed_jobs_ended ON managed_jobs (job_id, terminal, ended);
 CREATE INDEX managed_jobs_status ON managed_jobs (status, job_id);
 CREATE INDEX managed_jobs_user ON managed_jobs (user_hash, job_id, status);

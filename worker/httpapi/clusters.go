@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -21,6 +22,7 @@ type clusterQuery struct {
 	AllUsers bool     `query:"all_users"`
 	UserHash string   `query:"user_hash" doc:"only clusters of this user, unless all_users"`
 	Verbose  bool     `query:"verbose" doc:"all fields, not only those of a summary"`
+	Managed  bool     `query:"managed" doc:"clusters of managed jobs too; those that are named in full are always listed"`
 }
 
 type jobList struct {
@@ -84,7 +86,7 @@ func (s *Server) clusterRoutes(h huma.API) {
 
 // listClusters passes the store's rows through as they are encoded there: a thousand rows cost a few milliseconds.
 func (s *Server) listClusters(w http.ResponseWriter, r *http.Request, in *clusterQuery) error {
-	f := store.ClusterFilter{Names: in.Names, Full: in.Verbose}
+	f := store.ClusterFilter{Names: in.Names, Full: in.Verbose, SkipManaged: !in.Managed && !inFull(in.Names)}
 	if !in.AllUsers {
 		f.UserHash = in.UserHash
 	}
@@ -112,6 +114,11 @@ func (s *Server) listClusters(w http.ResponseWriter, r *http.Request, in *cluste
 	return nil
 }
 
+// inFull says that clusters were named, and none by a glob.
+func inFull(names []string) bool {
+	return len(names) > 0 && !slices.ContainsFunc(names, func(n string) bool { return strings.ContainsAny(n, `*?[\`) })
+}
+
 func nonNil(s []string) []string {
 	if s == nil {
 		return []string{}
@@ -130,7 +137,7 @@ func (s *Server) cluster(ctx context.Context, name string) (api.Cluster, error) 
 // jobs lists jobs by cluster. A name that matches nothing is told in Errors and does not spoil the rest.
 func (s *Server) jobs(ctx context.Context, names []string, user string, skipFinished bool) (api.JobLists, error) {
 	out := api.JobLists{Clusters: map[string][]api.Job{}, Errors: map[string]string{}}
-	cf := store.ClusterFilter{Names: names}
+	cf := store.ClusterFilter{Names: names, SkipManaged: !inFull(names)}
 	if len(names) == 0 {
 		cf.UserHash = user
 	}

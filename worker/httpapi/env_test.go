@@ -31,6 +31,9 @@ type fakeBackend struct {
 	gpus      GPUFilter
 	nodes     func(cluster string) ([]NodeClient, error)
 	shutdown  chan struct{}
+
+	jobsCancelled api.JobsCancelBody
+	stored        func(jobID int64, taskID, attempt int) ([]StoredLog, error)
 }
 
 type submitted struct {
@@ -78,6 +81,18 @@ func (b *fakeBackend) NodeClients(_ context.Context, cluster string) ([]NodeClie
 		return nil, &api.Error{Kind: api.ErrClusterNotUp, Message: "cluster " + cluster + " is STOPPED", Hint: "sky start " + cluster}
 	}
 	return b.nodes(cluster)
+}
+
+func (b *fakeBackend) CancelManagedJobs(_ context.Context, c api.JobsCancelBody) (api.JobsCancelReply, error) {
+	b.jobsCancelled = c
+	return api.JobsCancelReply{Cancelled: c.JobIDs}, nil
+}
+
+func (b *fakeBackend) StoredLog(_ context.Context, jobID int64, taskID, attempt int) ([]StoredLog, error) {
+	if b.stored == nil {
+		return nil, nil
+	}
+	return b.stored(jobID, taskID, attempt)
 }
 
 func (b *fakeBackend) SSHHosts(ctx context.Context, cluster string) (api.SSHHosts, error) {

@@ -29,6 +29,8 @@ type logMerge struct {
 	follow  bool
 	tail    int
 	out     *frameWriter
+	// task and attempt mark the frames of a managed job.
+	task, attempt int
 
 	headDone chan struct{} // closed when the head's log has ended: what the others have now is all there is
 
@@ -50,6 +52,23 @@ type rankLog struct {
 
 // run returns nil once the End frame was sent.
 func (m *logMerge) run(ctx context.Context, nodes []NodeClient, cursor map[int]offsets) error {
+	if err := m.merge(ctx, nodes, cursor); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	reason := m.reason
+	for _, n := range m.missing {
+		if reason != "" {
+			reason += "; "
+		}
+		reason += "the log of " + n + " may be incomplete: its agent can't be reached"
+	}
+	return m.out.frame(api.LogFrame{End: true, JobID: m.job.ID, JobName: m.job.Name, Status: m.status, Reason: reason}, nil)
+}
+
+// merge forwards all there is; cursor says from where, and how far it came.
+func (m *logMerge) merge(ctx context.Context, nodes []NodeClient, cursor map[int]offsets) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
@@ -59,6 +78,7 @@ func (m *logMerge) run(ctx context.Context, nodes []NodeClient, cursor map[int]o
 		r := &rankLog{rank: n.Rank, node: n.Node, client: n.Client, at: cursor[n.Rank], tail: m.tail, buf: make([]byte, 64<<10)}
 		if r.at == nil {
 			r.at = offsets{}
+			cursor[n.Rank] = r.at
 		}
 		if r.node == "" {
 			r.node = "head"
@@ -88,16 +108,7 @@ func (m *logMerge) run(ctx context.Context, nodes []NodeClient, cursor map[int]o
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	reason := m.reason
-	for _, n := range m.missing {
-		if reason != "" {
-			reason += "; "
-		}
-		reason += "the log of " + n + " may be incomplete: its agent can't be reached"
-	}
-	return m.out.frame(api.LogFrame{End: true, JobID: m.job.ID, JobName: m.job.Name, Status: m.status, Reason: reason}, nil)
+	return nil
 }
 
 // rank forwards one node's log to its end.
@@ -330,7 +341,7 @@ func (m *logMerge) forward(r *rankLog, f api.LogFrame, data io.Reader) error {
 			p, start = p[skip:], start+skip
 		}
 		if len(p) > 0 {
-			piece := api.LogFrame{Rank: r.rank, Node: r.node, Phase: f.Phase, PID: f.PID, Offset: start}
+			piece := api.LogFrame{Rank: r.rank, Node: r.node, Phase: f.Phase, PID: f.PID, Offset: start, Task: m.task, Attempt: m.attempt}
 			if err := m.out.frame(piece, p); err != nil {
 				return err
 			}

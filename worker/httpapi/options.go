@@ -19,7 +19,7 @@ type Backend interface {
 	// Submit makes a request durable and hands it to the engine. The request's row exists already, with the body and
 	// its hash; a request that had ended, or has another body, never reaches Submit. It may be called again with the
 	// same id and body (a client that repeats, a server that died in between) and must then have no further effect.
-	// kind is launch, exec, start, stop, down, autostop, cancel, preempt, check or refresh; body is the api.*Body of
+	// kind is launch, exec, start, stop, down, autostop, cancel, preempt, check, refresh or jobs.launch; body is the api.*Body of
 	// that kind, by value. With Options.Secrets set, Secrets of a body were replaced by SecretRefs.
 	Submit(ctx context.Context, kind string, base api.Base, cluster string, body any) (api.Ref, error)
 	// CancelRequests cancels requests, named by full ids, and returns the ids of those that were still active.
@@ -33,6 +33,11 @@ type Backend interface {
 	// NodeClients gives the agents of a cluster by rank, for logs. Where there are none: *api.Error of kind
 	// ErrClusterNotUp or ErrClusterDoesNotExist.
 	NodeClients(ctx context.Context, cluster string) ([]NodeClient, error)
+	// CancelManagedJobs asks managed jobs to end; the cancel is durable when it returns. Exactly one selector of the body is
+	// set. Where nothing matches a number or a name: *api.Error of kind ErrJobNotFound.
+	CancelManagedJobs(ctx context.Context, b api.JobsCancelBody) (api.JobsCancelReply, error)
+	// StoredLog gives what was kept of the log of an attempt of a managed job's task; nothing if none was (yet).
+	StoredLog(ctx context.Context, jobID int64, taskID, attempt int) ([]StoredLog, error)
 	// SSHHosts tells of the SSH servers of a cluster's nodes, by rank. A node that can't be asked now has no host key.
 	// Errors as NodeClients.
 	SSHHosts(ctx context.Context, cluster string) (api.SSHHosts, error)
@@ -50,6 +55,13 @@ type NodeClient struct {
 	Rank   int
 	Node   string // head, worker1, …
 	Client *agentapi.Client
+}
+
+// StoredLog is the kept log of one rank and phase.
+type StoredLog struct {
+	Rank  int
+	Phase string // setup or run
+	Open  func() (io.ReadSeekCloser, error)
 }
 
 // GPUFilter selects offers of `sky gpus list`.

@@ -87,7 +87,7 @@ func (s *Server) requestRoutes(h huma.API) {
 	})
 
 	type completeIn struct {
-		Kind       string `path:"kind" enum:"cluster_name,api_request"`
+		Kind       string `path:"kind" enum:"cluster_name,api_request,managed_job,managed_job_name"`
 		Incomplete string `query:"incomplete" maxLength:"200"`
 	}
 	get(h, operation("GET", "/completion/{kind}", "completion", "server", "Names that begin so, for shells", http.StatusNotFound), s,
@@ -277,6 +277,8 @@ func (s *Server) followEvents(ctx context.Context, out *sse, f store.EventFilter
 		topic = store.RequestTopic(f.RequestID)
 	case f.Cluster != "":
 		topic = store.ClusterTopic(f.Cluster)
+	case f.JobID != 0:
+		topic = store.JobTopic(f.JobID)
 	}
 	told, stop := s.o.Store.Subscribe(topic)
 	defer stop()
@@ -352,11 +354,13 @@ func (s *Server) complete(ctx context.Context, kind, incomplete string) ([]strin
 	}
 	switch kind {
 	case "cluster_name":
-		cs, err := s.o.Store.Clusters(ctx, store.ClusterFilter{Names: []string{incomplete + "*"}})
+		cs, err := s.o.Store.Clusters(ctx, store.ClusterFilter{Names: []string{incomplete + "*"}, SkipManaged: true})
 		for _, c := range cs {
 			out = append(out, c.Name)
 		}
 		return out, err
+	case "managed_job", "managed_job_name":
+		return s.completeJobs(ctx, kind == "managed_job_name", incomplete)
 	default:
 		rs, err := s.o.Store.Requests(ctx, store.RequestFilter{Limit: 1000})
 		for _, r := range rs {

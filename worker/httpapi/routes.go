@@ -31,6 +31,7 @@ func (s *Server) routes() (*http.ServeMux, huma.API) {
 	s.requestRoutes(h)
 	s.clusterRoutes(h)
 	s.logRoutes(h)
+	s.managedRoutes(h)
 	s.sshRoutes(h)
 	s.uploadRoutes(h)
 

@@ -35,6 +35,7 @@ func (s *Server) submitRoutes(h huma.API) {
 	submit(h, s, "preempt", "Take spot nodes away as a cloud would", func(b *api.PreemptBody) (api.Base, string) { return b.Base, b.Cluster }, needCluster)
 	submit(h, s, "check", "See which infra can be used, and why not", func(b *api.CheckBody) (api.Base, string) { return b.Base, "" }, noCluster)
 	submit(h, s, "refresh", "Ask the infra how clusters are", func(b *api.RefreshBody) (api.Base, string) { return b.Base, "" }, noCluster)
+	submit(h, s, "jobs.launch", "Submit managed jobs", func(b *api.JobsLaunchBody) (api.Base, string) { return b.Base, "" }, noCluster)
 
 	op := operation("POST", "/requests/cancel", "cancel-requests", "requests", "Cancel requests", http.StatusNotFound)
 	type cancelIn struct{ Body api.CancelRequestsBody }
@@ -72,7 +73,11 @@ type accepted struct {
 }
 
 func submit[B any](h huma.API, s *Server, kind, summary string, parts func(*B) (api.Base, string), check func(string) error) {
-	op := operation("POST", "/"+kind, kind, "clusters", summary,
+	tag := "clusters"
+	if strings.HasPrefix(kind, "jobs.") {
+		tag = managedTag
+	}
+	op := operation("POST", "/"+strings.ReplaceAll(kind, ".", "/"), strings.ReplaceAll(kind, ".", "-"), tag, summary,
 		http.StatusNotFound, http.StatusConflict, http.StatusServiceUnavailable, http.StatusInsufficientStorage)
 	op.DefaultStatus = http.StatusAccepted
 	huma.Register(h, op, func(ctx context.Context, in *bodyIn[B]) (*accepted, error) {
@@ -154,11 +159,14 @@ func checkID(id string) error {
 // secrets could not be moved.
 func (s *Server) withoutSecrets(ctx context.Context, id string, body any) (out any, kept []byte, err error) {
 	var values, refs map[string]string
+	scope := secret.RequestScope(id)
 	switch b := body.(type) {
 	case api.LaunchBody:
 		values, refs = b.Secrets, b.SecretRefs
 	case api.ExecBody:
 		values, refs = b.Secrets, b.SecretRefs
+	case api.JobsLaunchBody:
+		values, refs, scope = b.Secrets, b.SecretRefs, secret.JobsScope(id)
 	}
 	if len(values) > 0 {
 		if s.o.Secrets == nil {
@@ -169,7 +177,7 @@ func (s *Server) withoutSecrets(ctx context.Context, id string, body any) (out a
 			all[name] = ref
 		}
 		for name, value := range values {
-			if all[name], err = s.o.Secrets.Put(ctx, secret.RequestScope(id), value); err != nil {
+			if all[name], err = s.o.Secrets.Put(ctx, scope, value); err != nil {
 				return nil, nil, fmt.Errorf("keep secret %s: %w", name, err)
 			}
 		}
@@ -178,6 +186,9 @@ func (s *Server) withoutSecrets(ctx context.Context, id string, body any) (out a
 			b.Secrets, b.SecretRefs = nil, all
 			body = b
 		case api.ExecBody:
+			b.Secrets, b.SecretRefs = nil, all
+			body = b
+		case api.JobsLaunchBody:
 			b.Secrets, b.SecretRefs = nil, all
 			body = b
 		}
