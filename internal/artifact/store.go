@@ -360,6 +360,20 @@ func (r *smallReader) Close() error {
 	return nil
 }
 
+// Move gives a big blob of a spool away; see filesync.Mover. What has to be kept for others is never given away.
+func (s *Store) Move(hash string, dir *os.File, name string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.pending[hash]; !s.spool || !ok {
+		return fmt.Errorf("blob %.12s: %w", hash, errors.ErrUnsupported)
+	}
+	if err := moveInto(s.pendingPath(hash), dir, name); err != nil {
+		return err
+	}
+	delete(s.pending, hash)
+	return nil
+}
+
 // Commit makes everything durable that was put before. After an error nothing is lost and it may be called again.
 func (s *Store) Commit() error {
 	s.commitMu.Lock()

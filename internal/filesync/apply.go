@@ -77,6 +77,8 @@ type applier struct {
 
 	beginOnce sync.Once
 	beginErr  error
+	usesOnce  sync.Once
+	uses      map[string]int // of big blobs
 
 	mu       sync.Mutex
 	warnings []string
@@ -318,6 +320,12 @@ func (a *applier) build(ctx context.Context, c *chunk, e *Entry, temp string, h 
 	if e.Kind == KindLink {
 		return c.root.Symlink(filepath.FromSlash(e.Link), temp)
 	}
+	if m, ok := a.src.(Mover); ok && a.t.Trusted && e.Size >= moveFrom && a.usedOnce(e.Hash) {
+		if err := c.take(m, e, temp); err == nil {
+			return nil
+		}
+		_ = c.root.Remove(temp)
+	}
 	r, size, err := a.src.Open(e.Hash)
 	if err != nil {
 		return &PathError{Op: "write", Path: c.full(e), Err: fmt.Errorf("its content is not here: %w", err), Hint: "sync again"}
@@ -335,6 +343,22 @@ func (a *applier) build(ctx context.Context, c *chunk, e *Entry, temp string, h 
 		return err
 	}
 	return f.finish(time.Unix(0, e.ModTime))
+}
+
+// moveFrom is the size, in bytes, from which a blob is rather moved than copied.
+const moveFrom = 128 << 10
+
+// usedOnce says whether only one entry has this content.
+func (a *applier) usedOnce(hash string) bool {
+	a.usesOnce.Do(func() {
+		a.uses = map[string]int{}
+		for i := range a.m.Entries {
+			if e := &a.m.Entries[i]; e.Kind == KindFile && e.Size >= moveFrom {
+				a.uses[e.Hash]++
+			}
+		}
+	})
+	return a.uses[hash] == 1
 }
 
 func copyChecked(ctx context.Context, w io.Writer, r io.Reader, e *Entry, h *hasher, trusted bool) error {

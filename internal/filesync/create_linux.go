@@ -21,12 +21,8 @@ type newFile struct {
 
 // create makes a file that must not exist yet.
 func (c *chunk) create(name string, mode uint32) (*newFile, error) {
-	if c.fd == nil {
-		f, err := c.root.Open(".")
-		if err != nil {
-			return nil, err
-		}
-		c.fd = f
+	if err := c.openDir(); err != nil {
+		return nil, err
 	}
 	fd, err := retryEINTR(func() (int, error) {
 		return unix.Openat(int(c.fd.Fd()), name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
@@ -35,6 +31,29 @@ func (c *chunk) create(name string, mode uint32) (*newFile, error) {
 		return nil, &os.PathError{Op: "create", Path: name, Err: err}
 	}
 	return &newFile{fd: fd, mode: mode}, nil
+}
+
+// take makes a file out of a blob that its source gives away; a file of that name must not exist.
+func (c *chunk) take(src Mover, e *Entry, name string) error {
+	if err := c.openDir(); err != nil {
+		return err
+	}
+	if err := src.Move(e.Hash, c.fd, name); err != nil {
+		return err
+	}
+	err := c.root.Chmod(name, os.FileMode(e.Mode))
+	if err == nil {
+		when := time.Unix(0, e.ModTime)
+		err = c.root.Chtimes(name, when, when)
+	}
+	return err
+}
+
+func (c *chunk) openDir() (err error) {
+	if c.fd == nil {
+		c.fd, err = c.root.Open(".")
+	}
+	return err
 }
 
 func (f *newFile) Write(p []byte) (n int, err error) {

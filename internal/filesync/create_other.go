@@ -3,6 +3,7 @@
 package filesync
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"time"
@@ -24,6 +25,9 @@ func (c *chunk) create(name string, mode uint32) (*newFile, error) {
 	}
 	return &newFile{f, c.root, name, mode}, nil
 }
+
+// take is for systems on which a file can be moved into an open folder.
+func (c *chunk) take(Mover, *Entry, string) error { return errors.ErrUnsupported }
 
 func (f *newFile) Write(p []byte) (int, error) { return f.f.Write(p) }
 

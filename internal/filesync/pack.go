@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"os"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
@@ -27,6 +28,12 @@ const packMagic = "skypk1"
 // BlobSource gives blobs by hash. The error for one it lacks matches fs.ErrNotExist.
 type BlobSource interface {
 	Open(hash string) (r io.ReadCloser, size int64, err error)
+}
+
+// Mover is a BlobSource that can give a blob away: as a file of its own named name in the folder dir, with any mode and
+// time. The source lacks it afterwards. An error means that nothing happened and the blob has to be copied.
+type Mover interface {
+	Move(hash string, dir *os.File, name string) error
 }
 
 // PackOptions tune the writing of a pack.
