@@ -96,9 +96,9 @@ func TestOpenTwice(t *testing.T) {
 
 func TestSchemaRefusals(t *testing.T) {
 	ctx := t.Context()
-	first := migrations[:1]
-	newer := append(append([]migration{}, first...), migration{version: 2, tag: "skyloom-0002-x", compat: 1, sql: "CREATE TABLE extra (a TEXT)"},
-		migration{version: 3, tag: "skyloom-0003-y", compat: 3, sql: "CREATE TABLE extra2 (a TEXT)"})
+	base := len(migrations)
+	newer := append(append([]migration{}, migrations...), migration{version: base + 1, tag: "skyloom-x", compat: 1, sql: "CREATE TABLE extra (a TEXT)"},
+		migration{version: base + 2, tag: "skyloom-y", compat: base + 2, sql: "CREATE TABLE extra2 (a TEXT)"})
 	openAt := func(path string, n int) error {
 		s, err := Open(ctx, path, Options{migrations: newer[:n]})
 		if err == nil {
@@ -108,15 +108,15 @@ func TestSchemaRefusals(t *testing.T) {
 		return err
 	}
 	path := filepath.Join(t.TempDir(), "s.db")
-	must(t, openAt(path, 1))
-	must(t, openAt(path, 2))
-	if _, err := os.Stat(path + ".before-schema-2"); err != nil {
+	must(t, openAt(path, base))
+	must(t, openAt(path, base+1))
+	if _, err := os.Stat(fmt.Sprintf("%s.before-schema-%d", path, base+1)); err != nil {
 		t.Fatalf("no backup before the change: %v", err)
 	}
-	must(t, openAt(path, 1)) // the step is additive: both versions may run
-	must(t, openAt(path, 3))
+	must(t, openAt(path, base)) // the step is additive: both versions may run
+	must(t, openAt(path, base+2))
 	var se *SchemaError
-	if err := openAt(path, 1); !errors.As(err, &se) || se.Found != 3 || se.Want != 1 || !strings.Contains(err.Error(), "newer version") || !strings.Contains(err.Error(), path) {
+	if err := openAt(path, base); !errors.As(err, &se) || se.Found != base+2 || se.Want != base || !strings.Contains(err.Error(), "newer version") || !strings.Contains(err.Error(), path) {
 		t.Fatalf("%v", err)
 	}
 
@@ -137,13 +137,41 @@ func TestSchemaRefusals(t *testing.T) {
 	}
 
 	// A step that fails leaves the database as it was.
-	broken := append(append([]migration{}, first...), migration{version: 2, tag: "b", compat: 1, sql: "CREATE TABLE half (a TEXT); CREATE TABEL oops"})
+	broken := append(append([]migration{}, migrations...), migration{version: base + 1, tag: "b", compat: 1, sql: "CREATE TABLE half (a TEXT); CREATE TABEL oops"})
 	path = filepath.Join(t.TempDir(), "s.db")
-	must(t, openAt(path, 1))
+	must(t, openAt(path, base))
 	if _, err := Open(ctx, path, Options{migrations: broken}); err == nil {
 		t.Fatal("a broken step passed")
 	}
-	must(t, openAt(path, 2))
+	must(t, openAt(path, base+1))
+}
+
+// TestUpgrade: a database of the first schema is read and written on.
+func TestUpgrade(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s.db")
+	s, err := Open(t.Context(), path, Options{migrations: migrations[:1]})
+	must(t, err)
+	must(t, s.update(t.Context(), true, func(x *txn) error {
+		for _, q := range []string{`INSERT INTO clusters (name, hash, seq, status, user_hash, workspace, launched, summary, task_yaml) VALUES ('c', 'h', 1, 'UP', 'u', 'w', 0, '{"name":"c","cluster_hash":"h"}', '')`,
+			`INSERT INTO events (key, at, cluster, hash, request_id, kind, data) VALUES ('k', 1, 'c', 'h', '', 'step', '{"message":"m"}')`} {
+			if _, err := x.exec(q); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	must(t, s.Close())
+	s, err = Open(t.Context(), path, Options{})
+	must(t, err)
+	defer s.Close()
+	if cs, err := s.Clusters(t.Context(), ClusterFilter{SkipManaged: true}); err != nil || len(cs) != 1 || cs[0].Hash != "h" {
+		t.Fatalf("%+v %v", cs, err)
+	}
+	must(t, s.PutCluster(t.Context(), api.Cluster{Name: "c", Hash: "h", Seq: 2}))
+	must(t, s.AppendEvents(t.Context(), Event{Event: api.Event{Cluster: "c", JobID: 4}}))
+	if es, err := s.Events(t.Context(), EventFilter{Cluster: "c"}); err != nil || len(es) != 2 || es[1].JobID != 4 {
+		t.Fatalf("%+v %v", es, err)
+	}
 }
 
 func TestCorrupt(t *testing.T) {
