@@ -38,6 +38,7 @@ type faults struct {
 
 	mu      sync.Mutex
 	off     bool
+	real    bool // in real time: waits are short, and the engine retries
 	counts  map[string]int
 	hits    map[string]int
 	losses  map[string]int                      // by activity: how many more results are lost
@@ -91,6 +92,14 @@ func (f *faults) lost(typ, key string) bool {
 	return scripted || f.roll("after", key) < f.rates.After
 }
 
+// pace shortens a time that would really pass.
+func (f *faults) pace(d time.Duration) time.Duration {
+	if f.real {
+		return d / 20
+	}
+	return d
+}
+
 // hit counts a fault that struck.
 func (f *faults) hit(kind string) {
 	f.mu.Lock()
@@ -102,7 +111,7 @@ func (f *faults) hit(kind string) {
 func (f *faults) signal(ctx context.Context, key string, deliver func() (again func(), err error)) error {
 	if r := f.roll("slow", key); r < f.rates.Slow {
 		f.hit("signal slow")
-		if err := sleep(ctx, time.Duration(r/f.rates.Slow*float64(8*time.Second))); err != nil {
+		if err := sleep(ctx, time.Duration(r/f.rates.Slow*float64(f.pace(8*time.Second)))); err != nil {
 			return err
 		}
 	}
@@ -119,7 +128,7 @@ func (f *faults) signal(ctx context.Context, key string, deliver func() (again f
 		f.wg.Add(1)
 		go func() {
 			defer f.wg.Done()
-			if sleep(f.base, time.Duration(r/f.rates.Late*float64(time.Minute))) == nil {
+			if sleep(f.base, time.Duration(r/f.rates.Late*float64(f.pace(time.Minute)))) == nil {
 				again()
 			}
 		}()
@@ -166,14 +175,14 @@ type activityFaults struct {
 func (a *activityFaults) ExecuteActivity(ctx context.Context, in *interceptor.ExecuteActivityInput) (any, error) {
 	info := activity.GetInfo(ctx)
 	key := info.WorkflowExecution.ID + "|" + info.ActivityType.Name
-	if info.IsLocalActivity {
+	if info.IsLocalActivity || a.f.real {
 		if a.f.roll("before", key) < a.f.rates.Before {
-			a.f.hit("died before (local)")
+			a.f.hit("died before (plain)")
 			return nil, errDied
 		}
 		out, err := a.Next.ExecuteActivity(ctx, in)
 		if err == nil && a.f.lost(info.ActivityType.Name, key) {
-			a.f.hit("died after (local)")
+			a.f.hit("died after (plain)")
 			return nil, errDied
 		}
 		return out, err

@@ -23,6 +23,7 @@ type Script struct {
 	Zones []string
 
 	shape map[string]string // what tasks on a cluster ask for, most of the time
+	ids   []string          // of the requests so far
 }
 
 // OptionsFor are the world's options for a seed: how much goes wrong, and how slow the cloud is.
@@ -44,6 +45,17 @@ func OptionsFor(seed int64) Options {
 			ContinueAsNew: 0.3 * y},
 		Cloud: memory.Config{CreateDelay: pick(0, 0, 2*s, 40*s), AgentDelay: pick(0, 0, 5*s), VisibleAfter: pick(0, 0, 5*s, 30*s), DeleteLag: pick(0, 0, s, 20*s),
 			StopDelay: pick(0, 0, 10*s), JobDuration: pick(s, 30*s), Rates: cloudRates(x)},
+	}
+}
+
+// RealOptions are the options for seeds on a real engine: the same mishaps in a short time.
+func RealOptions(seed int64) Options {
+	const ms = time.Millisecond
+	return Options{
+		Seed:  seed,
+		Rates: Rates{Before: 0.03, After: 0.04, Twice: 0.08, Late: 0.05, Slow: 0.05, Unsure: 0.04},
+		Cloud: memory.Config{CreateDelay: memory.Duration(200 * ms), AgentDelay: memory.Duration(100 * ms), DeleteLag: memory.Duration(200 * ms),
+			StopDelay: memory.Duration(100 * ms), JobDuration: memory.Duration(300 * ms), Rates: cloudRates(0.5)},
 	}
 }
 
@@ -104,33 +116,33 @@ func (s *Script) step() {
 		s.launch(s.name())
 	case 7, 8, 9, 10:
 		name := s.name()
-		w.Exec(api.ExecBody{Cluster: name, Task: s.task(name)})
+		s.note(w.Exec(api.ExecBody{Cluster: name, Task: s.task(name)}))
 	case 11, 12:
-		w.Stop(s.name())
+		s.note(w.Stop(s.name()))
 	case 13, 14:
-		w.Start(api.StartBody{Cluster: s.name(), RetryUntilUp: s.Patient && s.chance(0.3), Force: s.chance(0.1)})
+		s.note(w.Start(api.StartBody{Cluster: s.name(), RetryUntilUp: s.Patient && s.chance(0.3), Force: s.chance(0.1)}))
 	case 15, 16:
 		if s.chance(0.1) {
-			w.Purge(s.name())
+			s.note(w.Purge(s.name()))
 		} else {
-			w.Down(s.name())
+			s.note(w.Down(s.name()))
 		}
 	case 17:
 		minutes := -1
 		if s.Patient && s.chance(0.8) {
 			minutes = 1 + s.Rand.IntN(2)
 		}
-		w.Autostop(s.name(), minutes, s.chance(0.5))
+		s.note(w.Autostop(s.name(), minutes, s.chance(0.5)))
 	case 18:
-		w.CancelJobs(s.name(), s.chance(0.5))
+		s.note(w.CancelJobs(s.name(), s.chance(0.5)))
 	case 19:
-		w.Preempt(s.name(), s.Rand.IntN(3)-1, s.Rand.IntN(2)*5)
+		s.note(w.Preempt(s.name(), s.Rand.IntN(3)-1, s.Rand.IntN(2)*5))
 	case 20:
-		w.Refresh()
+		s.note(w.Refresh(s.Names...))
 	case 21, 22, 23:
-		if n := len(w.Submitted); n > 0 {
+		if n := len(s.ids); n > 0 {
 			// One of the last: they are likely to be under way.
-			w.Cancel(w.Submitted[max(0, n-1-s.Rand.IntN(4))])
+			w.Cancel(s.ids[max(0, n-1-s.Rand.IntN(4))])
 		}
 	case 24:
 		if row, ok := w.Cluster(s.name()); ok && len(row.NodeNames) > 0 {
@@ -156,15 +168,17 @@ func (s *Script) step() {
 			}
 		}
 	case 27:
-		switch n := len(w.Submitted); {
+		switch n := len(s.ids); {
 		case n > 0 && s.chance(0.5):
-			w.Repeat(w.Submitted[s.Rand.IntN(n)])
+			w.Repeat(s.ids[s.Rand.IntN(n)])
 		default:
 			w.Resume()
 			s.Heal()
 		}
 	}
 }
+
+func (s *Script) note(id string) { s.ids = append(s.ids, id) }
 
 // launch launches on a cluster: once, twice, or with a server that dies between its answer and the engine.
 func (s *Script) launch(name string) {
@@ -178,6 +192,7 @@ func (s *Script) launch(name string) {
 		}
 	}
 	base(&b.Base)
+	s.note(b.RequestID)
 	switch {
 	case s.chance(0.1):
 		w.Accept("launch", b.Base, b.Cluster, b)

@@ -54,7 +54,8 @@ type World struct {
 	cancel context.CancelFunc
 	log    *slog.Logger
 	faults *faults
-	sim    *simEngine // nil: a real engine
+	sim    *simEngine  // nil: a real engine
+	engine *realEngine // nil: a simulated one
 	wg     sync.WaitGroup
 
 	mu       sync.Mutex
