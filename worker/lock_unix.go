@@ -19,9 +19,12 @@ func lockHome(home string) (func(), error) {
 		return nil, fmt.Errorf("the state folder can't be used: %w", err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		pid, _ := os.ReadFile(filepath.Join(home, "server.pid"))
+		who := "another server"
+		if pid, err := os.ReadFile(filepath.Join(home, "server.pid")); err == nil { // else it has just begun
+			who += " (process " + strings.TrimSpace(string(pid)) + ")"
+		}
 		f.Close()
-		return nil, fmt.Errorf("another server (pid %s) works on %s; stop it with `sky api stop`, or set SKY_HOME to another folder", strings.TrimSpace(string(pid)), home)
+		return nil, fmt.Errorf("%s works on %s; stop it with `sky api stop`, or set SKY_HOME to another folder", who, home)
 	}
 	return func() { f.Close() }, nil
 }

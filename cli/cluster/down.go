@@ -60,8 +60,10 @@ func Down(ctx context.Context, s *session.Session, o *DownOptions) error {
 			}
 			return c.Down(ctx, &api.StopOrDownBody{Base: base, Cluster: cl.Name, Purge: o.Purge, Graceful: o.On, GracefulTimeout: o.Timeout})
 		},
-		after: func(_ context.Context, _ *api.Client, cl api.Cluster) { sshhosts.Gone(s, cl.Name) },
-		done:  func(cl api.Cluster, _ api.OpResult) string { return fmt.Sprintf("Cluster %s is removed.", cl.Name) },
+		after:     func(_ context.Context, _ *api.Client, cl api.Cluster) { sshhosts.Gone(s, cl.Name) },
+		launching: true,
+		vanished:  func(cl api.Cluster) string { return fmt.Sprintf("Cluster %s is gone already.", cl.Name) },
+		done:      func(cl api.Cluster, _ api.OpResult) string { return fmt.Sprintf("Cluster %s is removed.", cl.Name) },
 	}
 	return b.run(ctx, s, &o.targets)
 }
