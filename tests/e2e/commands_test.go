@@ -2,11 +2,14 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -18,6 +21,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"go.temporal.io/sdk/client"
+	sdklog "go.temporal.io/sdk/log"
 )
 
 // commands of the scripts.
@@ -31,6 +36,8 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"http":    cmdHTTP,
 	"replace": cmdReplace,
 	"files":   cmdFiles,
+	"foreign": cmdForeign,
+	"reap":    cmdReap,
 }
 
 func exitCode(err error) int {
@@ -335,4 +342,51 @@ func cmdFiles(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		ts.Check(os.WriteFile(filepath.Join(dir, fmt.Sprintf("f%06d", i)), []byte(strconv.Itoa(i)), 0o644))
 	}
+}
+
+// cmdForeign listens on a port of this machine as another product's server would, to the end of the script. It skips
+// the script where the port is taken: foreign PORT.
+func cmdForeign(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 || neg {
+		ts.Fatalf("usage: foreign PORT")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:"+args[0])
+	if err != nil {
+		ts.Value(tKey{}).(testscript.T).Skip("the port is not free for the test: ", err)
+	}
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/api/health" {
+			fmt.Fprint(w, `{"status":"healthy","api_version":"41","version":"0.10.0"}`)
+			return
+		}
+		http.NotFound(w, r)
+	})}
+	go func() { _ = s.Serve(l) }()
+	ts.Defer(func() { s.Close() })
+}
+
+// cmdReap runs the Reaper of the script's server, through the server's workflow engine, and waits for its end.
+func cmdReap(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Check(ts.Exec("sky", "api", "info", "-o", "json"))
+	var info struct {
+		Temporal struct {
+			Address   string `json:"address"`
+			Namespace string `json:"namespace"`
+			TaskQueue string `json:"task_queue"`
+			TokenFile string `json:"token_file"`
+		} `json:"temporal"`
+	}
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &info))
+	token, err := os.ReadFile(info.Temporal.TokenFile)
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	c, err := client.DialContext(ctx, client.Options{HostPort: info.Temporal.Address, Namespace: info.Temporal.Namespace,
+		Credentials: client.NewAPIKeyStaticCredentials(strings.TrimSpace(string(token))), ConnectionOptions: client.ConnectionOptions{TLSDisabled: true},
+		Logger: sdklog.NewStructuredLogger(slog.New(slog.DiscardHandler))})
+	ts.Check(err)
+	defer c.Close()
+	run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: "reaper-by-hand", TaskQueue: info.Temporal.TaskQueue}, "Reaper")
+	ts.Check(err)
+	ts.Check(run.Get(ctx, nil))
 }

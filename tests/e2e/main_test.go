@@ -180,6 +180,11 @@ func TestShared(t *testing.T) {
 	t.Run("script", func(t *testing.T) { scripts(t, "shared", func(*testscript.Env) string { return home }, false) })
 }
 
+// TestAlone runs the scripts that nothing may run beside, each with a server of its own.
+func TestAlone(t *testing.T) {
+	scripts(t, "alone", func(env *testscript.Env) string { return newHome(t) }, true)
+}
+
 // TestOwn runs the scripts that have a server each.
 func TestOwn(t *testing.T) {
 	scripts(t, "own", func(env *testscript.Env) string { return newHome(t) }, true)
@@ -191,7 +196,7 @@ func scripts(t *testing.T, dir string, home func(*testscript.Env) string, end bo
 		Dir:                 filepath.Join("testdata", "script", dir),
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		Deadline:            time.Now().Add(5 * time.Minute),
+		Deadline:            time.Now().Add(4 * time.Minute),
 		Cmds:                commands,
 		Condition: func(cond string) (bool, error) {
 			switch cond {
@@ -217,7 +222,7 @@ func scripts(t *testing.T, dir string, home func(*testscript.Env) string, end bo
 			env.Setenv("PATH", binDir+string(os.PathListSeparator)+os.Getenv("PATH"))
 			env.Setenv("NO_COLOR", "1")
 			env.Setenv("BIN", binDir)
-			env.Values[homeKey] = h
+			env.Values[tKey{}] = env.T()
 			if end {
 				env.Defer(func() {
 					if f, ok := env.T().(interface{ Failed() bool }); ok && f.Failed() {
@@ -234,9 +239,8 @@ func scripts(t *testing.T, dir string, home func(*testscript.Env) string, end bo
 	})
 }
 
-type key string
-
-const homeKey key = "home"
+// tKey is under which a script's test is kept.
+type tKey struct{}
 
 // serverLog is the end of a server's log.
 func serverLog(home string) string {
