@@ -14,6 +14,7 @@ import (
 	"github.com/skyloom/skyloom/cli/docgen"
 	"github.com/skyloom/skyloom/cli/events"
 	"github.com/skyloom/skyloom/cli/infra"
+	"github.com/skyloom/skyloom/cli/nodepools"
 	"github.com/skyloom/skyloom/cli/session"
 	"github.com/skyloom/skyloom/cli/shell"
 	"github.com/skyloom/skyloom/cli/sshproxy"
@@ -27,7 +28,6 @@ var later = map[string]string{
 	"storage":           "storage comes",
 	"volumes":           "volumes come",
 	"volume":            "volumes come",
-	"ssh":               "SSH node pools come",
 	"workspace":         "workspaces come",
 	"local":             "Kubernetes on this machine comes",
 	"debug-dump":        "debug dumps come",
@@ -131,6 +131,7 @@ func NewRoot(s *session.Session) *cobra.Command {
 		apiserver.New(s),
 		dashboard.New(s, nil),
 		shell.New(s),
+		nodepools.New(s, nil),
 		sshproxy.New(s, nil),
 		&cobra.Command{
 			Use:   "version",

@@ -210,6 +210,32 @@ type Pool struct {
 	Total, Free        float64
 }
 
+// HostKeeper looks after hosts that people already have, in named pools.
+type HostKeeper interface {
+	// AddPools takes pools from a file that a user names, in place of those of the same names, and gives their names.
+	AddPools(ctx context.Context, file string, data []byte) ([]string, error)
+	// PrepareHosts checks every host of the pools (none named: all) and brings there what nodes need.
+	PrepareHosts(ctx context.Context, pools []string) ([]HostReport, error)
+	// CleanHosts removes every trace from the hosts of the pools. Hosts that still have nodes are left, and say so.
+	CleanHosts(ctx context.Context, installation string, pools []string) ([]HostReport, error)
+}
+
+// HostReport is how a host is.
+type HostReport struct {
+	Pool string `json:"pool"`
+	Host string `json:"host"`
+	OK   bool   `json:"ok"`
+	// Reason says why it can't be used, or what works less well than it could; Hint what to do about it.
+	Reason       string  `json:"reason,omitempty"`
+	Hint         string  `json:"hint,omitempty"`
+	Arch         string  `json:"arch,omitempty"`
+	CPUs         float64 `json:"cpus,omitempty"`
+	MemoryGB     float64 `json:"memory_gb,omitempty"`
+	FreeCPUs     float64 `json:"free_cpus,omitempty"`
+	FreeMemoryGB float64 `json:"free_memory_gb,omitempty"`
+	GPUs         string  `json:"gpus,omitempty"` // for people
+}
+
 // Features are the optional capabilities a provider has.
 type Features struct {
 	Stop    Stopper
@@ -218,6 +244,7 @@ type Features struct {
 	Quota   QuotaChecker
 	Ports   PortOpener
 	Pools   Pooler
+	Hosts   HostKeeper
 	Spot    bool // offers spot nodes
 	// SpotStop says that spot nodes can be stopped too.
 	SpotStop bool
@@ -252,6 +279,7 @@ func FeaturesOf(p Provider) Features {
 	f.Quota, _ = p.(QuotaChecker)
 	f.Ports, _ = p.(PortOpener)
 	f.Pools, _ = p.(Pooler)
+	f.Hosts, _ = p.(HostKeeper)
 	if d, ok := p.(Declarer); ok {
 		d.Declare(&f)
 	}

@@ -45,6 +45,7 @@ type backend struct {
 var workflowOf = map[string]string{
 	"launch": "Launch", "exec": "Exec", "start": "Start", "stop": "Stop", "down": "Down", "autostop": "Autostop",
 	"cancel": "CancelJobs", "preempt": "Preempt", "check": "Check", "refresh": "Refresh",
+	"ssh.up": "SSHUp", "ssh.down": "SSHDown",
 }
 
 // Submit starts the request's workflow. Idempotent: the engine refuses a second workflow of the id.
@@ -152,6 +153,8 @@ func decodeBody(kind string, raw []byte) (any, api.Base, error) {
 		return decode(raw, func(b api.JobsLaunchBody) api.Base { return b.Base })
 	case "refresh":
 		return decode(raw, func(b api.RefreshBody) api.Base { return b.Base })
+	case "ssh.up", "ssh.down":
+		return decode(raw, func(b api.SSHBody) api.Base { return b.Base })
 	}
 	return nil, api.Base{}, fmt.Errorf("unknown kind of request %q", kind)
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/user"
+	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
@@ -55,6 +56,9 @@ func call(verb, nonce string, up bool) int {
 	}
 	if !up {
 		req.Login, req.LoginName = os.Getuid(), loginName()
+		if req.Fresh && len(req.Roots) > 0 {
+			os.Remove(filepath.Join(req.Roots[0], "sudo.json"))
+		}
 		if os.Geteuid() != 0 && !req.Plain {
 			done, note := elevate(verb, nonce, req)
 			if done {
@@ -82,8 +86,8 @@ func perform(verb, nonce string, req Request, note string) int {
 		return answer(nonce, Reply{Error: asError(err)})
 	}
 	h.note = note
-	if verb == VerbWatch {
-		return h.watch(nonce)
+	if req.Fresh {
+		os.Remove(filepath.Join(h.root(), "gpus.json"))
 	}
 	var r Reply
 	switch verb {

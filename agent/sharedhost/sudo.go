@@ -125,11 +125,7 @@ func sudo(verb, nonce string, req Request) (done bool, why string) {
 	if err == nil {
 		_, err = stdin.Write(append([]byte(requestMark+"\n"), append(b, '\n')...))
 	}
-	if err == nil && verb == VerbWatch {
-		go func() { io.Copy(stdin, os.Stdin); stdin.Close() }() // its end is the end of the watch
-	} else {
-		stdin.Close()
-	}
+	stdin.Close()
 	if err == nil {
 		_, err = io.Copy(os.Stdout, r)
 	}

@@ -19,7 +19,6 @@ const (
 	VerbClean  = "clean" // removes everything, if no node is left
 	VerbDial   = "dial"  // joins stdin and stdout to a node's socket
 	VerbSweep  = "sweep" // removes what deletes left behind
-	VerbWatch  = "watch" // tells changes of nodes until its input ends
 )
 
 // RootName is the folder in the user's home below which everything is.
@@ -50,8 +49,8 @@ type Request struct {
 
 	Create *Create `json:"create,omitempty"`
 	TLS    *TLS    `json:"tls,omitempty"`
-	// Interval is how often a watch looks, in milliseconds.
-	Interval int `json:"interval,omitempty"`
+	// Fresh has what is remembered of the machine (its GPUs, a sudo that failed) found out again.
+	Fresh bool `json:"fresh,omitempty"`
 }
 
 // Create is what a new node shall be.

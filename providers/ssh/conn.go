@@ -330,6 +330,13 @@ func (l *link) drop(c *ssh.Client) {
 	}
 }
 
+// again lets the next call look at the host anew, and dial at once.
+func (l *link) again() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.err, l.ready, l.refusals, l.bridgedUntil = nil, nil, 0, time.Time{}
+}
+
 // lost is closed when the present connection ends; nil if there is none.
 func (l *link) lost() <-chan struct{} {
 	l.mu.Lock()

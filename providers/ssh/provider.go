@@ -136,6 +136,13 @@ func (s *state) fail(err error) {
 	s.err, s.when = err, time.Now()
 }
 
+// forget drops what is known of a host.
+func (s *state) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.info, s.at, s.note, s.err, s.when = nil, time.Time{}, "", nil, time.Time{}
+}
+
 func (s *state) snapshot() (info *sharedhost.Info, at time.Time, err error, when time.Time, note string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
