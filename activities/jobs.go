@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -64,6 +65,9 @@ func (a *Activities) Submit(ctx context.Context, in SubmitInput) (SubmitOutput, 
 	}
 	job, err := c.Submit(ctx, spec)
 	if err != nil {
+		if e := a.headDown(ctx, err, in.Provider, in.Ref, in.Nodes); e != nil {
+			return SubmitOutput{Error: e}, nil
+		}
 		return agentRefused(err, in.Ref.Name)
 	}
 	if err := failpoint.Hit(fpSubmitAfter); err != nil {
@@ -166,6 +170,9 @@ func (a *Activities) CancelJobs(ctx context.Context, in CancelInput) (CancelOutp
 			}
 			return CancelOutput{Error: &api.Error{Kind: kind, Message: e.Detail, Hint: "see the cluster's jobs: sky queue " + in.Ref.Name}}, nil
 		}
+		if e := a.headDown(ctx, err, in.Provider, in.Ref, in.Nodes); e != nil {
+			return CancelOutput{Error: e}, nil
+		}
 		return CancelOutput{}, err
 	}
 	out := CancelOutput{JobIDs: rep.Cancelled}
@@ -251,6 +258,30 @@ func (a *Activities) revoke(ctx context.Context, p providers.Provider, n provide
 	return err == nil, false
 }
 
+// headDown says why a head that did not answer never will: the infra says that it does not run. nil: it may yet answer, or
+// has answered.
+func (a *Activities) headDown(ctx context.Context, err error, provider string, ref providers.ClusterRef, nodes []providers.Node) *api.Error {
+	var answered *agentapi.Error
+	if errors.As(err, &answered) || ctx.Err() != nil {
+		return nil
+	}
+	h, err := head(nodes)
+	if err != nil {
+		return nil
+	}
+	p, err := a.provider(provider)
+	if err != nil {
+		return nil
+	}
+	quick, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	listed, err := p.List(quick, ref.Tag())
+	if err != nil || runs(listed, h.ID) || time.Since(h.CreatedAt) < fresh && !slices.ContainsFunc(listed, func(n providers.Node) bool { return n.ID == h.ID }) {
+		return nil
+	}
+	return &api.Error{Kind: api.ErrClusterNotUp, Message: fmt.Sprintf("the head node of cluster %q does not run", ref.Name), Hint: "see what became of it: sky status -r " + ref.Name}
+}
+
 // runs says that a node is listed as one on which processes may run.
 func runs(nodes []providers.Node, id string) bool {
 	for _, n := range nodes {
@@ -281,6 +312,11 @@ func (a *Activities) SetAutostop(ctx context.Context, in AutostopInput) error {
 			kind = api.ErrClusterNotUp
 		}
 		return refuse(&api.Error{Kind: kind, Message: e.Detail})
+	}
+	if err != nil {
+		if down := a.headDown(ctx, err, in.Provider, in.Ref, in.Nodes); down != nil {
+			return refuse(down)
+		}
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package workflows
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"go.temporal.io/sdk/workflow"
@@ -32,16 +33,19 @@ type entity struct {
 type desk struct {
 	queue []cluster.Op
 	cur   *running
-	// side counts operations that run beside the current one: cancelling jobs, preempting.
-	side int
-	done workflow.Channel
+	// side counts what runs beside the current operation; sides are the operations among it: cancelling jobs, preempting.
+	side  int
+	sides []*running
+	done  workflow.Channel
+	// gate lets signals in one by one, in their order.
+	gate workflow.Mutex
 	// lookAgain says that a node changed while an operation ran.
 	lookAgain bool
 	// gone says that the cluster ended while this workflow ran, so that a second down has nothing to complain of.
 	gone bool
 }
 
-// running is the operation that holds the cluster.
+// running is the operation that holds the cluster, or one beside it.
 type running struct {
 	op        cluster.Op
 	cancelled bool
@@ -49,11 +53,17 @@ type running struct {
 	cancel    workflow.CancelFunc
 }
 
+// ends says that the operation takes the nodes away.
+func (r *running) ends() bool { return r.op.Kind == cluster.OpDown || r.op.Kind == cluster.OpStop }
+
 func newEntity(ctx workflow.Context, st cluster.State) *entity {
 	root, _ := workflow.NewDisconnectedContext(ctx)
 	e := &entity{machine: machine{st: &st, outer: ctx, root: root, prefix: workflow.GetInfo(ctx).FirstRunID, shared: &shared{under: map[string]bool{}}}, desk: &desk{}}
 	e.queue, st.Queue = st.Queue, nil
-	e.done = workflow.NewBufferedChannel(root, 16)
+	e.done, e.gate = workflow.NewBufferedChannel(root, 16), workflow.NewMutex(root)
+	if st.Born.IsZero() {
+		st.Born = workflow.Now(ctx)
+	}
 	e.machine.halted = func() bool { return e.cur != nil && e.cur.cancelled }
 	if st.Row.Name == "" {
 		st.Row.Name = st.Name
@@ -82,7 +92,11 @@ func (e *entity) run() error {
 	sel.AddReceive(ops, func(c workflow.ReceiveChannel, _ bool) {
 		var op cluster.Op
 		c.Receive(e.root, &op)
-		e.later("accept "+string(op.Kind), func(e *entity) { e.accept(op) })
+		e.later("accept "+string(op.Kind), func(e *entity) {
+			if !e.stale(op) {
+				e.accept(op)
+			}
+		})
 	})
 	sel.AddReceive(cancels, func(c workflow.ReceiveChannel, _ bool) {
 		var key string
@@ -181,8 +195,8 @@ func (e *entity) accept(op cluster.Op) {
 	}
 	switch op.Kind {
 	case cluster.OpCancel, cluster.OpPreempt:
-		if e.cur == nil || e.st.Row.Status == api.ClusterUp {
-			e.beside(string(op.Kind), func(e *entity, ctx workflow.Context) { e.carryOut(ctx, op) })
+		if e.cur == nil || e.st.Row.Status == api.ClusterUp && !e.cur.ends() {
+			e.aside(op)
 			return
 		}
 		e.queue = append(e.queue, op)
@@ -228,7 +242,7 @@ func (e *entity) cancelOthers(by cluster.Op) {
 	for _, w := range e.st.Waiting {
 		keys = append(keys, w.Op.Key)
 	}
-	if e.cur != nil && e.cur.op.Kind != cluster.OpDown && e.cur.op.Kind != cluster.OpStop {
+	if e.cur != nil && !e.cur.ends() {
 		keys = append(keys, e.cur.op.Key)
 	}
 	for _, k := range keys {
@@ -238,13 +252,11 @@ func (e *entity) cancelOthers(by cluster.Op) {
 
 // cancelOp ends one operation: at once if it has not begun, else at its next step.
 func (e *entity) cancelOp(key, why string) {
-	if e.cur != nil && e.cur.op.Key == key {
-		switch e.cur.op.Kind {
-		case cluster.OpDown, cluster.OpStop:
-			return // a teardown that has begun is finished
+	if r := e.running(key); r != nil {
+		if !r.ends() { // a teardown that has begun is finished
+			r.cancelled, r.why = true, why
+			r.cancel()
 		}
-		e.cur.cancelled, e.cur.why = true, why
-		e.cur.cancel()
 		return
 	}
 	drop := func(op cluster.Op) {
@@ -272,6 +284,35 @@ func (e *entity) cancelOp(key, why string) {
 	if o, ok := e.st.Outcome(key); ok {
 		op := cluster.Op{Key: key, Kind: o.Kind, ReplyTo: activities.RequestWorkflowID(key)}
 		e.beside("reply again", func(e *entity, _ workflow.Context) { e.reply(op, o, store.Batch{}) })
+	}
+}
+
+// running finds an operation that has begun; nil: it has not, or has ended.
+func (e *entity) running(key string) *running {
+	if e.cur != nil && e.cur.op.Key == key {
+		return e.cur
+	}
+	for _, r := range e.sides {
+		if r.op.Key == key {
+			return r
+		}
+	}
+	return nil
+}
+
+// cancelledNow is the error of an operation that was cancelled as it ran, else nil.
+func (e *entity) cancelledNow(op cluster.Op) *api.Error {
+	if r := e.running(op.Key); r != nil && r.cancelled {
+		return cluster.Cancelled(r.why)
+	}
+	return nil
+}
+
+// endSides cancels what runs beside the current operation: it speaks to nodes that are about to go, or gone.
+func (e *entity) endSides(why string) {
+	for _, r := range e.sides {
+		r.cancelled, r.why = true, why
+		r.cancel()
 	}
 }
 
@@ -351,6 +392,21 @@ func (e *entity) next() {
 	})
 }
 
+// aside carries out an operation next to the current one, until something takes the nodes away.
+func (e *entity) aside(op cluster.Op) {
+	ctx, cancel := workflow.WithCancel(e.root)
+	r := &running{op: op, cancel: cancel}
+	e.sides = append(e.sides, r)
+	e.side++
+	workflow.GoNamed(ctx, string(op.Kind), func(ctx workflow.Context) {
+		e.in(ctx).carryOut(ctx, op)
+		cancel()
+		e.sides = slices.DeleteFunc(e.sides, func(s *running) bool { return s == r })
+		e.side--
+		e.done.SendAsync(nil)
+	})
+}
+
 // beside runs f next to the current operation.
 func (e *entity) beside(name string, f func(e *entity, ctx workflow.Context)) {
 	e.side++
@@ -365,7 +421,33 @@ func (e *entity) beside(name string, f func(e *entity, ctx workflow.Context)) {
 // its server is carried out anew, together with signals that came after it: they must not change what the lost one may
 // have told the world already, such as a cluster that is UP and was then asked to stop.
 func (e *entity) later(name string, f func(e *entity)) {
-	e.beside(name, func(e *entity, _ workflow.Context) { f(e) })
+	e.beside(name, func(e *entity, _ workflow.Context) {
+		if err := e.gate.Lock(e.root); err != nil {
+			workflow.GetLogger(e.root).Error("gate", "error", err)
+			return
+		}
+		defer e.gate.Unlock()
+		f(e)
+	})
+}
+
+// youth is how long after its start an entity may get operations that an earlier one has carried out: by attempts to
+// deliver them that were believed dead.
+const youth = 2 * time.Minute
+
+// stale says that the operation was carried out by an earlier workflow of the name. A later one knows its own keys.
+func (e *entity) stale(op cluster.Op) bool {
+	if op.Auto || op.Quiet || workflow.Now(e.root).Sub(e.st.Born) > youth {
+		return false
+	}
+	if _, ok := e.st.Outcome(op.Key); ok || e.knows(op.Key) {
+		return false
+	}
+	var o *cluster.Outcome
+	if err := workflow.ExecuteLocalActivity(local(e.root, "whether it was done before"), acts.Ended, op.Key, op.Kind).Get(e.root, &o); err != nil {
+		workflow.GetLogger(e.root).Warn("not known whether an operation is new", "request", op.Key, "error", err)
+	}
+	return o != nil
 }
 
 // carryOut does one operation and replies, unless it is a launch that goes on waiting.

@@ -46,6 +46,7 @@ func (e *entity) health(op cluster.Op) (store.Batch, *api.Error) {
 		r.LastEvent = r.StatusReason
 		b := store.Batch{Clusters: []api.Cluster{e.row()}, Events: []store.Event{e.event(op, api.EventStatus, "", "INIT (unhealthy): %s", r.StatusReason)}}
 		if o.Rank == 0 {
+			e.endSides(r.StatusReason)
 			b.EndJobs = []store.EndJobs{{Hash: e.st.Ref.Hash, Status: api.JobFailedDriver, Reason: "the head node was lost: it " + o.Message, At: workflow.Now(e.root)}}
 			return b, nil
 		}

@@ -228,6 +228,7 @@ func (e *entity) ending(op cluster.Op, step string) {
 		r.Status = api.ClusterAutostopping
 		what = fmt.Sprintf("idle for %d min: auto%s", r.AutostopMinutes, step)
 	}
+	e.endSides(fmt.Sprintf("cancelled by a %s of cluster %s", step, e.st.Name))
 	e.write(brief(e.root, "say that it ends"), store.Batch{Clusters: []api.Cluster{e.row()}, Events: []store.Event{e.event(op, api.EventStep, step, "%s", what)}})
 	e.describe()
 }
@@ -258,7 +259,7 @@ func (e *entity) down(ctx workflow.Context, op cluster.Op) (any, store.Batch, *a
 	}
 	res := api.OpResult{RequestID: op.Key, Cluster: e.st.Name, Message: fmt.Sprintf("cluster %s is terminated", e.st.Name)}
 	if !e.st.Exists() {
-		if e.gone {
+		if e.gone || e.removed { // the launch that it cancelled, for one, took the cluster along
 			return res, store.Batch{}, nil
 		}
 		return nil, store.Batch{}, cluster.NoCluster(e.st.Name)
@@ -366,8 +367,11 @@ func (e *entity) cancelJobs(ctx workflow.Context, op cluster.Op) (any, store.Bat
 	}
 	in := activities.CancelInput{Ref: e.st.Ref, Provider: e.st.Provider, Nodes: e.st.Nodes, Body: body}
 	var out activities.CancelOutput
-	actx := remote(e.root, activities.QueueMain, "cancel jobs", 2*time.Minute, 15*time.Minute)
+	actx := remote(ctx, activities.QueueMain, "cancel jobs", 2*time.Minute, 15*time.Minute)
 	if err := workflow.ExecuteActivity(actx, acts.CancelJobs, in).Get(actx, &out); err != nil {
+		if fail := e.cancelledNow(op); fail != nil {
+			return nil, store.Batch{}, fail
+		}
 		return nil, store.Batch{}, asError(err)
 	}
 	if out.Error != nil {
@@ -393,9 +397,12 @@ func (e *entity) preempt(ctx workflow.Context, op cluster.Op) (any, store.Batch,
 	}
 	in := e.nodes(op)
 	in.Rank, in.Notice = body.Node, time.Duration(body.NoticeSeconds)*time.Second
-	actx := remote(e.root, activities.QueueProvision, "preempt", in.Notice+time.Minute, in.Notice+10*time.Minute)
+	actx := remote(ctx, activities.QueueProvision, "preempt", in.Notice+time.Minute, in.Notice+10*time.Minute)
 	var out activities.NodesOutput
 	if err := workflow.ExecuteActivity(actx, acts.PreemptNodes, in).Get(actx, &out); err != nil {
+		if fail := e.cancelledNow(op); fail != nil {
+			return nil, store.Batch{}, fail
+		}
 		return nil, store.Batch{}, asError(err)
 	}
 	if out.Error != nil {
@@ -412,9 +419,12 @@ func (e *entity) refresh(ctx workflow.Context, op cluster.Op) (any, store.Batch,
 	if !e.st.Exists() || (e.st.Row.Status == api.ClusterInit && !e.st.Row.EverUp) {
 		return res, store.Batch{}, nil
 	}
-	actx := remote(e.root, activities.QueueMain, "look at the nodes", 30*time.Second, 10*time.Minute)
+	actx := remote(ctx, activities.QueueMain, "look at the nodes", 30*time.Second, 10*time.Minute)
 	var out activities.NodesOutput
 	if err := workflow.ExecuteActivity(actx, acts.Inspect, e.nodes(op)).Get(actx, &out); err != nil {
+		if fail := e.cancelledNow(op); fail != nil {
+			return nil, store.Batch{}, fail
+		}
 		return nil, store.Batch{}, asError(err)
 	}
 	r := &e.st.Row
@@ -426,6 +436,7 @@ func (e *entity) refresh(ctx workflow.Context, op cluster.Op) (any, store.Batch,
 		}
 	case cluster.VerdictStopped:
 		if r.Status != api.ClusterStopped {
+			e.endSides("its nodes were found stopped")
 			return res, e.stopped("its nodes were found stopped"), nil
 		}
 	case cluster.VerdictUnhealthy, cluster.VerdictPending:
@@ -438,6 +449,7 @@ func (e *entity) refresh(ctx workflow.Context, op cluster.Op) (any, store.Batch,
 		r.Status, r.InitKind, r.StatusReason, r.LastEvent = api.ClusterInit, "unhealthy", out.Reason, out.Reason
 		b := store.Batch{Clusters: []api.Cluster{e.row()}, Events: []store.Event{e.event(op, api.EventStatus, "", "INIT (unhealthy): %s", out.Reason)}}
 		if out.HeadLost {
+			e.endSides("the head node was lost: " + out.Reason)
 			b.EndJobs = []store.EndJobs{{Hash: e.st.Ref.Hash, Status: api.JobFailedDriver, Reason: "the head node was lost: " + out.Reason, At: workflow.Now(e.root)}}
 		}
 		return res, b, nil
@@ -445,6 +457,7 @@ func (e *entity) refresh(ctx workflow.Context, op cluster.Op) (any, store.Batch,
 		if r.Status == api.ClusterStopped && !out.Confirmed {
 			return res, store.Batch{}, nil
 		}
+		e.endSides(out.Reason)
 		e.cleanUp(op)
 		hash := r.Hash
 		b := e.removal(out.Reason)

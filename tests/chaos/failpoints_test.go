@@ -74,6 +74,7 @@ const shards = 2
 // TestFailpoints kills the server once at each named point, and expects every operation to end as if nothing had been.
 func TestFailpoints(t *testing.T) {
 	names := serverPoints(t)
+	t.Parallel()
 	todo := visits(seeded(t), thorough())
 	for _, name := range names {
 		_, excused := unreachable[name]
@@ -110,6 +111,7 @@ func visitAll(in *instance, todo []visit) {
 		if v.op == "cancel" {
 			in.do("exec", c.name, job{sleep: "300"}, succeeds)
 		}
+		time.Sleep(200 * time.Millisecond) // what came before is through with its own points
 		in.arm(v.point)
 		begin := time.Now()
 		in.do(v.op, c.name, j, succeeds)
