@@ -58,15 +58,16 @@ type Agent struct {
 	dueAt       time.Time // monotonic: when a drained node acts alone; zero: not yet told
 	ending      bool
 
-	peers   peerSet
-	files   fileStore // of syncs
-	kick    chan struct{}
-	stop    chan struct{}
-	stopped sync.Once
-	exit    int
-	drivers sync.WaitGroup
-	sha     func() string
-	ssh     sshHost
+	peers    peerSet
+	files    fileStore // of syncs
+	pictures pictures  // of checkpoints
+	kick     chan struct{}
+	stop     chan struct{}
+	stopped  sync.Once
+	exit     int
+	drivers  sync.WaitGroup
+	sha      func() string
+	ssh      sshHost
 	// Sessions counts interactive sessions on the node, for autostop's wait_for: jobs_and_ssh. Nil: none.
 	Sessions func() int
 }

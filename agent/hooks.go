@@ -263,7 +263,7 @@ func (a *Agent) Notice(seconds int) error {
 	key := fmt.Sprintf("notice-%d", a.meta.Notices)
 	b := &durable.Batch{}
 	b.Put(keyMeta, a.meta)
-	a.addEvent(b, agentapi.Event{Type: agentapi.EventNotice, Message: fmt.Sprintf("the node is taken away in %d s", seconds)})
+	a.addEvent(b, agentapi.Event{Type: agentapi.EventNotice, Seconds: seconds, Message: fmt.Sprintf("the node is taken away in %d s", seconds)})
 	a.commit(b)
 	head := a.cfg.Rank == 0
 	a.mu.Unlock()

@@ -124,6 +124,7 @@ func (a *Agent) routes() http.Handler {
 	m.HandleFunc("POST /v1/ssh", a.upgradeSSH)
 	handle(m, "POST /v1/events/ack", with(func(s struct{ Seq int64 }, _ *http.Request) (any, error) { return nil, a.Ack(s.Seq) }))
 	a.fileRoutes(m)
+	a.checkpointRoutes(m)
 	m.HandleFunc("GET /v1/events", a.getEvents)
 	m.HandleFunc("GET /v1/jobs/{id}/logs", a.getLogs)
 	m.HandleFunc("GET /v1/hooks/{event}/log", a.getHookLog)
@@ -135,6 +136,7 @@ func (a *Agent) routes() http.Handler {
 }
 
 func (a *Agent) peerRoutes(m *http.ServeMux) {
+	a.peerFileRoutes(m)
 	call := with(func(in peerCall, r *http.Request) (any, error) {
 		return a.servePeer(r.Context(), r.PathValue("verb"), in)
 	})

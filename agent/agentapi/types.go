@@ -193,6 +193,7 @@ type Event struct {
 	Autostop *Autostop  `json:"autostop,omitempty"`
 	Hook     *HookState `json:"hook,omitempty"`
 	Message  string     `json:"message,omitempty"`
+	Seconds  int        `json:"seconds,omitempty"` // of a notice: the time that is left
 }
 
 // LogQuery selects a part of a job's log on one node: GET /v1/jobs/{id}/logs. The answer is framed (api.LogFrame).
@@ -209,6 +210,18 @@ type FilePlan struct {
 	Bytes   int64    `json:"bytes"`
 	// Applied is set if now=1 was asked for and nothing was missing: the destination is as the manifest says.
 	Applied *FileResult `json:"applied,omitempty"`
+}
+
+// FileFetch is POST /v1/files/fetch: get blobs from the spool of another node of the cluster.
+type FileFetch struct {
+	NodeID string   `json:"node_id"` // whom to ask
+	Hashes []string `json:"hashes"`
+}
+
+// FileFetched tells what is still lacking after a fetch, and why if the peer gave trouble.
+type FileFetched struct {
+	Missing []string `json:"missing,omitempty"`
+	Trouble string   `json:"trouble,omitempty"`
 }
 
 // FileApply is POST /v1/files/apply, after the missing blobs were sent.

@@ -42,7 +42,7 @@ func (s *Store) Collect(ctx context.Context, r Retention) (c Collected, err erro
 			AND NOT EXISTS (SELECT 1 FROM requests WHERE scope = 'request/' || requests.id) LIMIT 500`, "DELETE FROM secrets WHERE id = ?"}},
 		{r.ManagedJobs, &c.ManagedJobs, []string{"SELECT job_id FROM managed_jobs GROUP BY job_id HAVING min(terminal) = 1 AND max(ended) < ? LIMIT 500",
 			"DELETE FROM managed_jobs WHERE job_id = CAST(? AS BIGINT)", "DELETE FROM managed_yaml WHERE job_id = CAST(? AS BIGINT)",
-			"DELETE FROM job_numbers WHERE job_id = CAST(? AS BIGINT)"}},
+			"DELETE FROM checkpoints WHERE job_id = CAST(? AS BIGINT)", "DELETE FROM job_numbers WHERE job_id = CAST(? AS BIGINT)"}},
 		// Those of managed jobs stay as long as one of the request's jobs is listed.
 		{r.Requests, &secrets, []string{`SELECT id FROM secrets WHERE created < ? AND scope LIKE 'jobs/%'
 			AND NOT EXISTS (SELECT 1 FROM requests WHERE requests.id = substr(scope, 6))

@@ -111,6 +111,8 @@ CREATE TABLE admission_use (
   infra TEXT NOT NULL, user_hash TEXT NOT NULL, launching BIGINT NOT NULL, running BIGINT NOT NULL,
   PRIMARY KEY (infra, user_hash));
 `,
+}, {
+	version: 3, tag: "skyloom-0003-checkpoints", compat: 1, sql: checkpointSchema,
 }}
 
 const versionTable = `CREATE TABLE schema_version (version BIGINT PRIMARY KEY, tag TEXT NOT NULL, compat BIGINT NOT NULL, applied BIGINT NOT NULL)`
