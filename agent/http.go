@@ -136,7 +136,6 @@ func (a *Agent) routes() http.Handler {
 }
 
 func (a *Agent) peerRoutes(m *http.ServeMux) {
-	a.peerFileRoutes(m)
 	call := with(func(in peerCall, r *http.Request) (any, error) {
 		return a.servePeer(r.Context(), r.PathValue("verb"), in)
 	})
