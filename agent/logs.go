@@ -123,6 +123,18 @@ func (a *Agent) streamLogs(ctx context.Context, w io.Writer, flush func(), id in
 	}
 }
 
+// freshPID is the process of a phase whose first output overtook the record of its start, which follows within
+// milliseconds; 0 if it does not.
+func (s *logStream) freshPID(p *partRecord, phase string) int {
+	for range 20 {
+		if pids, ok := s.a.handle(p, phase).Pids(); ok && pids.Child.PID != 0 {
+			return pids.Child.PID
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return 0
+}
+
 // phase writes what a phase has printed from an offset on, and what it still prints. False: the stream was cut.
 func (s *logStream) phase(ctx context.Context, phase string, off int64) (bool, error) {
 	var f *os.File
@@ -149,6 +161,9 @@ func (s *logStream) phase(ctx context.Context, phase string, off int64) (bool, e
 		for f != nil {
 			n, err := f.ReadAt(s.buf, off)
 			if n > 0 {
+				if v.pids[phase] == 0 && !ph.Ended {
+					v.pids[phase] = s.freshPID(v.part, phase)
+				}
 				fr := api.LogFrame{Rank: s.rank(v.part, phase), Node: v.part.NodeName, Phase: phase, PID: v.pids[phase], Offset: off, Len: n}
 				if err := s.frame(fr, s.buf[:n]); err != nil {
 					return false, err
