@@ -454,8 +454,8 @@ func (w *World) Events(f store.EventFilter) []string {
 	return out
 }
 
-// Reap runs one round of the reaper.
-func (w *World) Reap() {
+// Reap runs one round of the reaper and returns its workflow's id.
+func (w *World) Reap() string {
 	id := "reaper/" + uuid.NewString()
 	ctx := context.Background()
 	_, err := w.Client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: id, TaskQueue: activities.QueueMain}, "Reaper")
@@ -467,6 +467,7 @@ func (w *World) Reap() {
 	if err != nil && w.sim != nil {
 		w.T.Logf("reaper: %v", err)
 	}
+	return id
 }
 
 // Tally counts what happened, by kind: requests by their end, faults that struck, nodes by how they ended.
