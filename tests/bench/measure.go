@@ -120,13 +120,14 @@ func (b *bench) idleShare(pids ...int) (float64, error) {
 	return float64(sum()-before) / float64(b.idle) * 100, nil
 }
 
-// memory is the resident memory of processes.
+// memory is the resident memory of processes that belong together: pages that they share, such as their program's, count once
+// (the proportional set size of /proc/PID/smaps_rollup).
 func memory(pids ...int) string {
 	var kb int
 	for _, pid := range pids {
-		raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 		for _, line := range strings.Split(string(raw), "\n") {
-			if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			if rest, ok := strings.CutPrefix(line, "Pss:"); ok {
 				n, _ := strconv.Atoi(strings.Fields(rest)[0])
 				kb += n
 			}
