@@ -156,7 +156,7 @@ func (e *entity) run() error {
 // full says that the history has grown enough to begin a new one.
 func (e *entity) full() bool {
 	info := workflow.GetInfo(e.root)
-	return info.GetContinueAsNewSuggested() || info.GetCurrentHistoryLength() > 2000
+	return info.GetContinueAsNewSuggested() || info.GetCurrentHistoryLength() > HistoryLimit
 }
 
 // due is when the first waiting launch tries again; zero: none waits.

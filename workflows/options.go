@@ -11,6 +11,10 @@ import (
 
 var acts *activities.Activities
 
+// HistoryLimit is the length, in events, from which an idle cluster's workflow continues as new. It must stay the same
+// while workflows run; only tests set it.
+var HistoryLimit = 2000
+
 // local is for short side effects on our own store: no event but a marker, retried until the store answers.
 func local(ctx workflow.Context, summary string) workflow.Context {
 	return workflow.WithLocalActivityOptions(ctx, workflow.LocalActivityOptions{
