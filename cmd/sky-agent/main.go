@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/skyloom/skyloom/agent"
+	"github.com/skyloom/skyloom/agent/rsyncd"
 	"github.com/skyloom/skyloom/agent/sharedhost"
 	"github.com/skyloom/skyloom/agent/shim"
 	"github.com/skyloom/skyloom/agent/supervisor"
@@ -42,6 +43,9 @@ func run(args []string) int {
 	case "version", "--version":
 		fmt.Println("sky-agent", version.Version)
 		return 0
+	case "rsync": // on nodes that have none: the far end of a user's rsync
+		debug.SetGCPercent(200)
+		return rsyncd.Run(args[1:], os.Stdin, os.Stdout, os.Stderr)
 	case "init", "serve", "job-shim":
 		flag := "--config"
 		if verb == "job-shim" {
