@@ -118,20 +118,20 @@ func TestUsageErrors(t *testing.T) {
 
 func TestLaterCommands(t *testing.T) {
 	f := newFake(t)
-	for _, line := range []string{"jobs queue", "serve up x.yaml", "storage ls", "volumes ls", "workspace use x", "local up", "debug-dump --help", "status-kubernetes", "gpus label -c x"} {
+	for _, line := range []string{"jobs pool apply x.yaml", "jobs checkpoint 3", "jobs checkpoints 3", "jobs schedules ls", "jobs dashboard", "serve up x.yaml", "storage ls", "volumes ls", "workspace use x", "local up", "debug-dump --help", "status-kubernetes", "gpus label -c x"} {
 		if r := f.sky("", words(line)); r.code != 1 || !strings.Contains(r.err, "later release") {
 			t.Errorf("%s: %+v", line, r)
 		}
 	}
 	help := f.sky("", words("--help")).out
-	if strings.Contains(help, "\n  jobs ") || !strings.Contains(help, "cost-report") {
+	if strings.Contains(help, "\n  serve ") || !strings.Contains(help, "\n  jobs ") || !strings.Contains(help, "cost-report") {
 		t.Error(help)
 	}
 }
 
 func TestStatus(t *testing.T) {
 	f := newFake(t)
-	if r := f.sky("", words("status")); r.code != 0 || r.out != "Enabled Infra: local, aws\n\nClusters\nNo existing clusters.\n" {
+	if r := f.sky("", words("status")); r.code != 0 || r.out != "Enabled Infra: local, aws\n\nClusters\nNo existing clusters.\n\nManaged jobs\nNo in-progress managed jobs.\n" {
 		t.Errorf("%+v", r)
 	}
 	if !f.called("GET clusters?user_hash=0a0a0a0a") {
@@ -145,6 +145,9 @@ NAME     INFRA                      RESOURCES       STATUS     AUTOSTOP  LAUNCHE
 dev      local                      1x(cpus=2)      UP         10m       3 mins ago
 train-1  aws (us-east-1a)           2x(p3.2xlarge)  STOPPED    2h(down)  2 days ago
 train-2  gcp (a-region-with-a-ver…  -               UNHEALTHY  -         -
+
+Managed jobs
+No in-progress managed jobs.
 
 1 cluster will stop or go down when idle. To change that: sky autostop CLUSTER --cancel
 `

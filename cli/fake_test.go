@@ -44,6 +44,10 @@ type fake struct {
 	refuse   map[string]*api.Error // by verb, once
 	hang     bool                  // requests never end
 	blobs    map[string]bool
+	managed  []api.ManagedJob
+	// managedLogs is, by job id, the frames of its log and their bytes.
+	managedLogs map[string][]managedFrame
+	cancelled   api.JobsCancelReply
 
 	calls  []string // METHOD path?query
 	bodies map[string][]byte
@@ -105,6 +109,14 @@ func (f *fake) serve(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 		problem(w, 404, &api.Error{Kind: api.ErrClusterDoesNotExist, Message: fmt.Sprintf("cluster %q does not exist", parts[1])})
+	case p == "jobs/queue":
+		f.listManaged(w, q)
+	case p == "jobs/cancel" && f.refuse[p] == nil:
+		reply(w, f.cancelled)
+	case len(parts) == 3 && parts[0] == "jobs" && parts[2] == "logs":
+		f.sendManagedLog(w, parts[1])
+	case len(parts) == 3 && parts[0] == "jobs" && parts[2] == "events" && q.Get("follow") == "":
+		reply(w, map[string]any{"events": f.events})
 	case p == "jobs":
 		out := api.JobLists{Clusters: map[string][]api.Job{}, Errors: f.jobErrs}
 		for _, n := range q["cluster"] {
@@ -221,7 +233,7 @@ func (f *fake) accept(w http.ResponseWriter, verb string, body []byte) {
 	f.last = b.RequestID
 	f.mu.Unlock()
 	w.WriteHeader(202)
-	reply(w, api.Ref{RequestID: b.RequestID, Name: "sky." + verb, Cluster: b.Cluster, Status: api.RequestPending})
+	reply(w, api.Ref{RequestID: b.RequestID, Name: "sky." + strings.ReplaceAll(verb, "/", "."), Cluster: b.Cluster, Status: api.RequestPending})
 }
 
 func (f *fake) sendEvents(w http.ResponseWriter, r *http.Request) {

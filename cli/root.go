@@ -14,6 +14,7 @@ import (
 	"github.com/skyloom/skyloom/cli/docgen"
 	"github.com/skyloom/skyloom/cli/events"
 	"github.com/skyloom/skyloom/cli/infra"
+	"github.com/skyloom/skyloom/cli/jobs"
 	"github.com/skyloom/skyloom/cli/nodepools"
 	"github.com/skyloom/skyloom/cli/session"
 	"github.com/skyloom/skyloom/cli/shell"
@@ -23,7 +24,11 @@ import (
 
 // later names the commands that come with later releases, and what they are for.
 var later = map[string]string{
-	"jobs":              "managed jobs come",
+	"jobs checkpoint":   "checkpoints come",
+	"jobs checkpoints":  "checkpoints come",
+	"jobs schedules":    "schedules come",
+	"jobs pool":         "pools come",
+	"jobs dashboard":    "its page in the dashboard comes",
 	"serve":             "services come",
 	"storage":           "storage comes",
 	"volumes":           "volumes come",
@@ -37,14 +42,15 @@ var later = map[string]string{
 
 // laterHints say what to use meanwhile.
 var laterHints = map[string]string{
-	"jobs":    "Until then: sky launch brings up a cluster for a task, and --down removes it afterwards.",
-	"storage": "Until then: local files go to the nodes by workdir and file_mounts.",
-	"volumes": "Until then: local files go to the nodes by workdir and file_mounts.",
-	"local":   "The infra of this machine needs no preparation: sky launch --infra local.",
+	"jobs pool":      "Until then: sky jobs launch gives each job a cluster of its own; --num-jobs makes many.",
+	"jobs dashboard": "Until then: sky jobs queue, and sky dashboard for the workflows.",
+	"storage":        "Until then: local files go to the nodes by workdir and file_mounts.",
+	"volumes":        "Until then: local files go to the nodes by workdir and file_mounts.",
+	"local":          "The infra of this machine needs no preparation: sky launch --infra local.",
 }
 
 func laterError(name, what string) error {
-	msg := fmt.Sprintf("sky %s: %s with a later release; this one does clusters.", name, what)
+	msg := fmt.Sprintf("sky %s: %s with a later release; this one does clusters and managed jobs.", name, what)
 	if hint := laterHints[name]; hint != "" {
 		msg += "\n" + hint
 	}
@@ -123,6 +129,7 @@ func NewRoot(s *session.Session) *cobra.Command {
 		cluster.NewDown(s, nil),
 		cluster.NewAutostop(s, nil),
 		cluster.NewPreempt(s, nil),
+		jobs.New(s),
 		events.New(s, nil),
 		infra.NewCheck(s, nil),
 		infra.NewGPUs(s, nil),

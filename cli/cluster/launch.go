@@ -239,7 +239,7 @@ func (l *launch) confirm() error {
 	if l.o.Dryrun {
 		out = l.s.IO.Out
 	}
-	if err := printPlan(l.s, out, l.plan, l.o.Dryrun); err != nil {
+	if err := PrintPlan(l.s, out, l.plan, l.o.Dryrun); err != nil {
 		return err
 	}
 	if l.o.Dryrun {
@@ -294,7 +294,7 @@ func (l *launch) submit(ctx context.Context) error {
 func finish(ctx context.Context, s *session.Session, c *api.Client, ref *api.Ref, name, shownPlan string, detach bool) error {
 	r, err := follow.Wait(ctx, s, c, ref, follow.Options{ShownPlan: shownPlan, Plan: func(p *api.Plan) {
 		var b strings.Builder
-		if printPlan(s, &b, p, false) == nil {
+		if PrintPlan(s, &b, p, false) == nil {
 			s.IO.Notef("%s", b.String())
 		}
 	}})

@@ -9,8 +9,8 @@ import (
 	"github.com/skyloom/skyloom/cli/table"
 )
 
-// printPlan writes the considered-resources table and what goes with it.
-func printPlan(s *session.Session, w io.Writer, p *api.Plan, onOut bool) error {
+// PrintPlan writes the considered-resources table and what goes with it.
+func PrintPlan(s *session.Session, w io.Writer, p *api.Plan, onOut bool) error {
 	style := s.IO.ErrStyle
 	if onOut {
 		style = s.IO.OutStyle

@@ -30,6 +30,8 @@ type StatusOptions struct {
 	Endpoint  string
 	AllUsers  bool
 	Output    string
+	// ManagedJobs adds the section of managed jobs in progress, where all clusters are listed.
+	ManagedJobs bool
 }
 
 // NewStatus makes `sky status`.
@@ -40,8 +42,8 @@ func NewStatus(s *session.Session, run func(context.Context, *session.Session, *
 	}
 	cmd := &cobra.Command{
 		Use:   "status [CLUSTERS...]",
-		Short: "Show clusters",
-		Long: `Show clusters.
+		Short: "Show clusters, and managed jobs in progress",
+		Long: `Show clusters, and managed jobs in progress.
 
 Without names, all of your clusters. Names may be globs. The rows come from the
 server's records; -r asks the infra first.`,
@@ -74,8 +76,9 @@ server's records; -r asks the infra first.`,
 	fs.StringVar(&o.Endpoint, "endpoint", "", "print the address of one opened `PORT` of one cluster")
 	fs.BoolVarP(&o.AllUsers, "all-users", "u", false, "clusters of all users")
 	flags.Output(fs, &o.Output)
+	flags.Pair(fs, &o.ManagedJobs, "show-managed-jobs", "", true, "show managed jobs in progress")
 	var ignored bool
-	for _, section := range []string{"managed-jobs", "services", "pools"} {
+	for _, section := range []string{"services", "pools"} {
 		flags.Pair(fs, &ignored, "show-"+section, "", true, "")
 		fs.Lookup("show-" + section).Hidden = true // nothing to show yet
 	}
@@ -100,6 +103,7 @@ func Status(ctx context.Context, s *session.Session, o *StatusOptions) error {
 	if !f.AllUsers {
 		f.UserHash = s.User().Hash
 	}
+	jobs := managedJobs(ctx, s, c, o)
 	list, err := c.Clusters(ctx, f)
 	if err != nil {
 		return err
@@ -113,7 +117,7 @@ func Status(ctx context.Context, s *session.Session, o *StatusOptions) error {
 		if err := s.PrintJSON(statusJSON(sel.clusters)); err != nil {
 			return err
 		}
-	} else if err := printStatus(s, o, list.EnabledInfra, sel); err != nil {
+	} else if err := printStatus(s, o, list.EnabledInfra, sel, jobs); err != nil {
 		return err
 	}
 	if len(sel.missing) > 0 {
@@ -251,7 +255,7 @@ func statusJSON(cs []api.Cluster) []map[string]any {
 	return out
 }
 
-func printStatus(s *session.Session, o *StatusOptions, enabled []string, sel selection) error {
+func printStatus(s *session.Session, o *StatusOptions, enabled []string, sel selection, jobs func() (*api.ManagedList, error)) error {
 	io := s.IO
 	if len(o.Names) == 0 {
 		infra := strings.Join(enabled, ", ")
@@ -269,9 +273,11 @@ func printStatus(s *session.Session, o *StatusOptions, enabled []string, sel sel
 		if len(o.Names) == 0 {
 			io.Printf("No existing clusters.\n")
 		}
-		return nil
+	} else if err := statusTable(io, o, sel.clusters, s.Now()).Print(io.Out); err != nil {
+		return err
 	}
-	if err := statusTable(io, o, sel.clusters, s.Now()).Print(io.Out); err != nil {
+	running, err := printJobs(s, o, jobs)
+	if err != nil {
 		return err
 	}
 	stopping := 0
@@ -279,6 +285,9 @@ func printStatus(s *session.Session, o *StatusOptions, enabled []string, sel sel
 		if c.AutostopMinutes >= 0 && c.Status == api.ClusterUp {
 			stopping++
 		}
+	}
+	if running > 0 {
+		io.Printf("\n%d managed job%s in progress. To see them: sky jobs queue --skip-finished\n", running, plural(running))
 	}
 	if stopping > 0 && len(o.Names) == 0 {
 		io.Printf("\n%d cluster%s will stop or go down when idle. To change that: sky autostop CLUSTER --cancel\n", stopping, plural(stopping))

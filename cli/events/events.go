@@ -84,9 +84,10 @@ func Run(ctx context.Context, s *session.Session, o *Options) error {
 		}
 		return s.PrintJSON(list)
 	}
-	p := &printer{s: s, json: o.Output == "json", showRequest: f.Cluster != ""}
+	p := NewPrinter(s, o.Output == "json")
+	p.showRequest = f.Cluster != ""
 	for _, e := range list {
-		if err := p.print(e); err != nil {
+		if err := p.Print(e); err != nil {
 			return err
 		}
 		f.After = max(f.After, e.ID)
@@ -99,9 +100,9 @@ func Run(ctx context.Context, s *session.Session, o *Options) error {
 	}
 	f.Limit = 0
 	if f.Request != "" { // ends with the request
-		_, err = c.FollowRequest(ctx, f.Request, f.After, p.print)
+		_, err = c.FollowRequest(ctx, f.Request, f.After, p.Print)
 	} else {
-		err = c.FollowEvents(ctx, f, p.print)
+		err = c.FollowEvents(ctx, f, p.Print)
 	}
 	if ctx.Err() != nil {
 		return session.Exit(follow.ExitInterrupted)
@@ -126,14 +127,19 @@ func target(ctx context.Context, c *api.Client, name string) (api.EventFilter, e
 	return api.EventFilter{Cluster: name}, nil
 }
 
-type printer struct {
+// Printer prints events one by one, a line each, or a JSON object each.
+type Printer struct {
 	s           *session.Session
 	json        bool
 	showRequest bool
 	day         string
 }
 
-func (p *printer) print(e api.Event) error {
+// NewPrinter makes a Printer of lines, or of JSON.
+func NewPrinter(s *session.Session, json bool) *Printer { return &Printer{s: s, json: json} }
+
+// Print prints one event.
+func (p *Printer) Print(e api.Event) error {
 	if p.json {
 		enc := json.NewEncoder(p.s.IO.Out)
 		enc.SetEscapeHTML(false)

@@ -22,6 +22,8 @@ type Printer struct {
 	style func(string) string
 	name  string
 	nodes int
+	// Of a managed job with several tasks: their names, and how many nodes the one has that was begun last.
+	tasks map[int]string
 	ranks map[string]*rank
 	open  *rank // whose half line stands at the end of the output
 }
@@ -44,19 +46,25 @@ func (p *Printer) Write(c api.LogChunk) error {
 	if c.JobName != "" {
 		p.name = c.JobName
 	}
+	if c.TaskName != "" {
+		if p.tasks == nil {
+			p.tasks = map[int]string{}
+		}
+		p.tasks[c.Task] = c.TaskName
+	}
 	if c.Nodes > 0 {
 		p.nodes = c.Nodes
 	}
 	if len(c.Data) == 0 {
 		return nil
 	}
-	key := fmt.Sprintf("%d/%s/%d", c.Rank, c.Phase, c.PID)
+	key := fmt.Sprintf("%d.%d/%d/%s/%d", c.Task, c.Attempt, c.Rank, c.Phase, c.PID)
 	r := p.ranks[key]
 	if r == nil {
 		r = &rank{prefix: []byte(p.prefix(c.LogFrame))}
 		p.ranks[key] = r
 	}
-	if p.nodes <= 1 {
+	if p.nodes <= 1 && len(p.tasks) <= 1 {
 		return p.emit(r, c.Data)
 	}
 	data := append(r.held, c.Data...)
@@ -124,14 +132,21 @@ func (p *Printer) emit(r *rank, data []byte) error {
 
 func (p *Printer) prefix(f api.LogFrame) string {
 	who := p.name
+	if name := p.tasks[f.Task]; name != "" {
+		who = name
+	}
 	if p.nodes > 1 {
-		who = f.Node
-		if who == "" {
-			who = "head"
+		node := f.Node
+		if node == "" {
+			node = "head"
 			if f.Rank > 0 {
-				who = fmt.Sprintf("worker%d", f.Rank)
+				node = fmt.Sprintf("worker%d", f.Rank)
 			}
 		}
+		if p.tasks[f.Task] != "" {
+			node = who + " " + node
+		}
+		who = node
 		who += fmt.Sprintf(", rank=%d", f.Rank)
 	} else if who == "" {
 		who = "task"

@@ -93,6 +93,15 @@ func FS(s *session.Session) task.FS { return task.NewOSFS(s.Dir, s.UserHome) }
 
 // Load turns words and flags into one checked task. verb is "launch" or "exec"; with yes nothing is asked.
 func Load(s *session.Session, verb string, words []string, o *task.Overrides, yes bool) (*task.Task, error) {
+	f, err := LoadFile(s, verb, words, o, yes)
+	if err != nil {
+		return nil, err
+	}
+	return f.Tasks[0], nil
+}
+
+// LoadFile turns words and flags into checked tasks: one, unless the verb takes pipelines and groups.
+func LoadFile(s *session.Session, verb string, words []string, o *task.Overrides, yes bool) (*task.File, error) {
 	if err := Check(s, o); err != nil {
 		return nil, err
 	}
@@ -136,20 +145,28 @@ func Load(s *session.Session, verb string, words []string, o *task.Overrides, ye
 	for _, w := range f.Warnings {
 		s.IO.Warnf("%s", w)
 	}
-	if f.Kind != task.Single || len(f.Tasks) != 1 {
+	if verb != task.VerbJobsLaunch && (f.Kind != task.Single || len(f.Tasks) != 1) {
 		return nil, session.Usagef("%s holds several tasks; sky %s takes one. Pipelines and job groups are for sky jobs launch.", entry.Path, verb)
 	}
-	if _, err := o.ApplyFile(f); err != nil {
+	ignored, err := o.ApplyFile(f)
+	if err != nil {
 		return nil, err
 	}
-	t := f.Tasks[0]
-	if verb == "exec" { // it syncs the workdir only
-		t.FileMounts, t.Volumes = nil, nil
+	if len(ignored) > 0 {
+		s.IO.Warnf("Ignored, since %s holds several tasks: %s.", entry.Path, strings.Join(ignored, ", "))
 	}
-	if err := t.CheckLocal(on); err != nil {
-		return nil, err
+	for _, t := range f.Tasks {
+		if verb == "exec" { // it syncs the workdir only
+			t.FileMounts, t.Volumes = nil, nil
+		}
+		if err := t.CheckLocal(on); err != nil {
+			return nil, err
+		}
+		if err := s.RaiseFlags(t); err != nil {
+			return nil, err
+		}
 	}
-	return t, s.RaiseFlags(t)
+	return f, nil
 }
 
 func problem(err error) error {
@@ -161,6 +178,11 @@ func problem(err error) error {
 
 // Supported checks a task against what the server does; without knowledge of that it leaves it to the server.
 func Supported(s *session.Session, t *task.Task, verb string, features []string) error {
+	return FileSupported(s, &task.File{Kind: task.Single, Tasks: []*task.Task{t}}, verb, features)
+}
+
+// FileSupported is Supported for all tasks of a file.
+func FileSupported(s *session.Session, f *task.File, verb string, features []string) error {
 	if len(features) == 0 {
 		return nil
 	}
@@ -168,7 +190,7 @@ func Supported(s *session.Session, t *task.Task, verb string, features []string)
 	for _, f := range features {
 		set[task.Feature(f)] = true
 	}
-	warnings, err := task.CheckSupported(t, verb, set)
+	warnings, err := task.CheckFileSupported(f, verb, set)
 	for _, w := range warnings {
 		s.IO.Warnf("%s", w)
 	}
@@ -177,10 +199,35 @@ func Supported(s *session.Session, t *task.Task, verb string, features []string)
 
 // Text is a task as it travels: YAML that names its secrets, and their values apart.
 func Text(t *task.Task) (yaml string, secrets map[string]string, err error) {
-	secrets = t.ExtractSecrets()
-	if missing := t.UnresolvedSecrets(secrets); len(missing) > 0 {
-		return "", nil, fmt.Errorf("secret%s without a value: %s\nGive it with --secret %s (taken from your environment), --secret %s=VALUE or --secret-file FILE.",
-			map[bool]string{true: "s"}[len(missing) > 1], strings.Join(missing, ", "), missing[0], missing[0])
+	if secrets, err = extract(t); err != nil {
+		return "", nil, err
 	}
 	return string(t.Render(task.SecretsReferenced)), secrets, nil
+}
+
+// FileText is Text for all tasks of a file. They share their secrets.
+func FileText(f *task.File) (yaml string, secrets map[string]string, err error) {
+	secrets = map[string]string{}
+	for _, t := range f.Tasks {
+		own, err := extract(t)
+		if err != nil {
+			return "", nil, err
+		}
+		for name, v := range own {
+			if old, ok := secrets[name]; ok && old != v {
+				return "", nil, fmt.Errorf("the tasks give secret %s different values\nGive each of them a name of its own.", name)
+			}
+			secrets[name] = v
+		}
+	}
+	return string(f.Render(task.SecretsReferenced)), secrets, nil
+}
+
+func extract(t *task.Task) (map[string]string, error) {
+	secrets := t.ExtractSecrets()
+	if missing := t.UnresolvedSecrets(secrets); len(missing) > 0 {
+		return nil, fmt.Errorf("secret%s without a value: %s\nGive it with --secret %s (taken from your environment), --secret %s=VALUE or --secret-file FILE.",
+			map[bool]string{true: "s"}[len(missing) > 1], strings.Join(missing, ", "), missing[0], missing[0])
+	}
+	return secrets, nil
 }

@@ -267,12 +267,12 @@ func (t *taskLog) row(ctx context.Context) (api.ManagedJob, error) {
 }
 
 // announce says that bytes of another attempt follow.
-func (t *taskLog) announce() error {
+func (t *taskLog) announce(nodes int) error {
 	if t.announced {
 		return nil
 	}
 	t.announced = true
-	f := api.LogFrame{JobID: t.job, Task: t.task, Attempt: t.attempt}
+	f := api.LogFrame{JobID: t.job, Task: t.task, Attempt: t.attempt, Nodes: nodes}
 	if t.many {
 		f.TaskName = t.name
 	}
@@ -297,7 +297,7 @@ func (t *taskLog) live(ctx context.Context, row api.ManagedJob) error {
 		return err
 	}
 	defer closeClients(nodes)
-	if err := t.announce(); err != nil {
+	if err := t.announce(len(nodes)); err != nil {
 		return err
 	}
 	m := &logMerge{s: t.s, cluster: c, job: api.Job{ID: row.ClusterJobID, Name: row.TaskName}, follow: t.follow, tail: t.tail, out: t.out,
@@ -363,6 +363,10 @@ func (t *taskLog) kept(ctx context.Context) error {
 			tails[l.Rank] = l.Phase
 		}
 	}
+	nodes := 0
+	for _, l := range logs {
+		nodes = max(nodes, l.Rank+1)
+	}
 	for _, l := range logs {
 		at := t.at[l.Rank]
 		if at == nil {
@@ -373,7 +377,7 @@ func (t *taskLog) kept(ctx context.Context) error {
 		if !wanted || (tails != nil && tails[l.Rank] != l.Phase) {
 			continue
 		}
-		if err := t.keptFile(ctx, l, at, from, tails != nil); err != nil {
+		if err := t.keptFile(ctx, l, at, from, nodes, tails != nil); err != nil {
 			return err
 		}
 	}
@@ -390,7 +394,7 @@ func (t *taskLog) began() bool {
 	return false
 }
 
-func (t *taskLog) keptFile(ctx context.Context, l StoredLog, at offsets, from int64, tail bool) error {
+func (t *taskLog) keptFile(ctx context.Context, l StoredLog, at offsets, from int64, nodes int, tail bool) error {
 	f, err := l.Open()
 	if err != nil {
 		return err
@@ -414,7 +418,7 @@ func (t *taskLog) keptFile(ctx context.Context, l StoredLog, at offsets, from in
 	for ctx.Err() == nil {
 		n, err := f.Read(buf)
 		if n > 0 {
-			if err := t.announce(); err != nil {
+			if err := t.announce(nodes); err != nil {
 				return err
 			}
 			if err := t.out.frame(api.LogFrame{Rank: l.Rank, Node: node, Phase: l.Phase, Offset: from, Task: t.task, Attempt: t.attempt}, buf[:n]); err != nil {

@@ -1,0 +1,248 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/skyloom/skyloom/api"
+	"github.com/skyloom/skyloom/cli/cluster"
+	"github.com/skyloom/skyloom/cli/flags"
+	"github.com/skyloom/skyloom/cli/follow"
+	"github.com/skyloom/skyloom/cli/session"
+	"github.com/skyloom/skyloom/cli/taskflags"
+	"github.com/skyloom/skyloom/cli/upload"
+	"github.com/skyloom/skyloom/task"
+)
+
+// LaunchOptions is `sky jobs launch`.
+type LaunchOptions struct {
+	Entrypoint []string
+	Overrides  task.Overrides
+	NumJobs    *int
+	After      []string
+	Detach     bool
+	Async      bool
+	Yes        bool
+}
+
+// NewLaunch makes `sky jobs launch`.
+func NewLaunch(s *session.Session, run func(context.Context, *session.Session, *LaunchOptions) error) *cobra.Command {
+	o := &LaunchOptions{}
+	if run == nil {
+		run = Launch
+	}
+	var name, pool string
+	cmd := &cobra.Command{
+		Use:   "launch [ENTRYPOINT...]",
+		Short: "Submit a managed job",
+		Long: `Submit a managed job. ENTRYPOINT is a task file, or a command. A file of several
+documents is a pipeline, whose tasks run in order, or a job group, whose tasks run at
+once.
+
+The job goes on whatever happens to this command, to your machine and to the server.
+When there is no room it waits; sky jobs queue says for what.
+
+Exit code: that of the job, see sky jobs logs --help; 0 with -d, --async or several
+jobs; 1 if it could not be submitted.`,
+		Example: "  sky jobs launch -n train train.yaml\n  sky jobs launch --gpus A100:8 --use-spot -d train.yaml\n  sky jobs launch --num-jobs 8 -- python sweep.py\n  sky jobs launch --after 7:ok eval.yaml",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Entrypoint = args
+			if pool != "" {
+				return poolsLater()
+			}
+			if name != "" {
+				if o.Overrides.Name != "" && o.Overrides.Name != name {
+					return session.Usagef("--name and --cluster name the same thing; give one of them")
+				}
+				o.Overrides.Name = name
+			}
+			after, err := conditions(o.After)
+			if err != nil {
+				return err
+			}
+			o.After = after
+			return run(cmd.Context(), s, o)
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringVarP(&name, "cluster", "c", "", "the same as --name")
+	fs.Lookup("cluster").Hidden = true
+	fs.StringVar(&o.Overrides.JobRecovery, "job-recovery", "", "what happens when the infra takes the cluster away: `EAGER_NEXT_REGION|FAILOVER|none`")
+	flags.Int(fs, &o.NumJobs, "num-jobs", "", 1, "submit `N` jobs, each on a cluster of its own, told apart by SKYPILOT_JOB_RANK")
+	fs.StringArrayVar(&o.After, "after", nil, "begin once job `ID[:ok|:any]` has ended: ok (default) if it succeeded, any however it ended; repeatable")
+	flags.Pair(fs, &o.Detach, "detach-run", "d", false, "don't follow the job's log")
+	addPool(fs, &pool)
+	addYes(fs, &o.Yes)
+	taskflags.Add(cmd, &o.Overrides, true)
+	fs.StringVarP(&s.Workspace, "workspace", "w", "", "the `NAME` of the workspace to work in")
+	flags.Pair(fs, &o.Async, "async", "", false, "return once the server has the request")
+	fs.StringArrayVar(&s.ConfigFlags, "config", nil, "a config `FILE or KEY=VALUE` (dotted key) on top of the other layers; repeatable")
+	return cmd
+}
+
+var condition = regexp.MustCompile(`^([1-9][0-9]{0,17})(?::(ok|any))?$`)
+
+// conditions reads --after: repeated, or a list with commas.
+func conditions(given []string) ([]string, error) {
+	var out []string
+	for _, list := range given {
+		for c := range strings.SplitSeq(list, ",") {
+			m := condition.FindStringSubmatch(strings.TrimSpace(c))
+			if m == nil {
+				return nil, session.Usagef("--after: %q is none of ID, ID:ok, ID:any", c)
+			}
+			if m[2] == "" {
+				m[2] = "ok"
+			}
+			out = append(out, m[1]+":"+m[2])
+		}
+	}
+	return out, nil
+}
+
+// Launch submits managed jobs.
+func Launch(ctx context.Context, s *session.Session, o *LaunchOptions) error {
+	if n := o.Overrides.Name; n != "" && task.LooksLikeFile(n) {
+		s.IO.Warnf("-n %s looks like a file; it is taken as a name.", n)
+		if !o.Yes {
+			if err := s.IO.Require("Proceed?"); err != nil {
+				return err
+			}
+		}
+	}
+	f, err := taskflags.LoadFile(s, task.VerbJobsLaunch, o.Entrypoint, &o.Overrides, o.Yes)
+	if err != nil {
+		return err
+	}
+	if _, err := s.Config(); err != nil {
+		return err
+	}
+	c, err := s.Client(ctx)
+	if err != nil {
+		return err
+	}
+	if err := taskflags.FileSupported(s, f, task.VerbJobsLaunch, s.Features); err != nil {
+		return err
+	}
+	text, secrets, err := taskflags.FileText(f)
+	if err != nil {
+		return err
+	}
+	b := &api.JobsLaunchBody{Task: text, Name: f.Name, NumJobs: 1, Secrets: secrets, After: o.After, FileMounts: map[int][]api.FileMount{}}
+	if o.NumJobs != nil {
+		b.NumJobs = *o.NumJobs
+	}
+	if b.Name == "" {
+		b.Name = f.Tasks[0].Name
+	}
+	if b.Base, err = s.Base(); err != nil {
+		return err
+	}
+	if err := confirm(ctx, s, c, o, f, b); err != nil {
+		return err
+	}
+	for i, t := range f.Tasks {
+		files, err := upload.Upload(ctx, s, c, t, upload.Options{})
+		if err != nil {
+			return err
+		}
+		if len(files.Mounts) > 0 {
+			b.FileMounts[i] = files.Mounts
+		}
+		if b.GitCommit == "" {
+			b.GitCommit = files.GitCommit
+		}
+	}
+	ref, err := c.LaunchJobs(ctx, b)
+	if err != nil {
+		return err
+	}
+	if o.Async {
+		follow.Submitted(s, c, ref)
+		return nil
+	}
+	r, err := follow.Wait(ctx, s, c, ref, follow.Options{})
+	if err != nil {
+		return err
+	}
+	res, err := follow.Result[api.JobsLaunchResult](r)
+	if err != nil {
+		return err
+	}
+	return submitted(ctx, s, c, o, res.JobIDs)
+}
+
+// confirm shows where each task would go now, and asks.
+func confirm(ctx context.Context, s *session.Session, c *api.Client, o *LaunchOptions, f *task.File, b *api.JobsLaunchBody) error {
+	for i, t := range f.Tasks {
+		p, err := c.Optimize(ctx, &api.OptimizeBody{Task: string(t.Render(task.SecretsReferenced)), Config: b.Config, Workspace: b.Workspace})
+		var ae *api.Error
+		if errors.As(err, &ae) && ae.Kind == api.ErrResourcesUnavailable {
+			line, _, _ := strings.Cut(ae.Message, "\n")
+			p, err = &api.Plan{NumNodes: t.NumNodes, Notes: []string{line + "; the job waits until that changes."}}, nil
+		}
+		if err != nil {
+			return err
+		}
+		if len(f.Tasks) > 1 {
+			s.IO.Notef("%s", s.IO.ErrStyle(session.Bold, fmt.Sprintf("Task %d (%s)", i, t.Name)))
+		}
+		if err := cluster.PrintPlan(s, s.IO.Err, p, false); err != nil {
+			return err
+		}
+	}
+	if o.Yes {
+		return nil
+	}
+	what := "a managed job"
+	if b.NumJobs > 1 {
+		what = fmt.Sprintf("%d managed jobs", b.NumJobs)
+	}
+	if b.Name != "" {
+		what += " " + session.Quote(b.Name)
+	}
+	return s.IO.Require(fmt.Sprintf("Launching %s. Proceed?", what))
+}
+
+// submitted tells of the jobs, and follows the log of a single one.
+func submitted(ctx context.Context, s *session.Session, c *api.Client, o *LaunchOptions, ids []int64) error {
+	if len(ids) == 0 {
+		return errors.New("the server took the request and named no job\nSee: sky jobs queue")
+	}
+	if len(ids) > 1 {
+		s.IO.Printf("Managed jobs submitted, IDs: %s (%d jobs)\n", api.FormatIDs(ids), len(ids))
+		hints(s, ids)
+		return nil
+	}
+	if o.Detach {
+		s.IO.Printf("Managed job submitted, ID: %d\n", ids[0])
+		hints(s, ids)
+		return nil
+	}
+	s.IO.Notef("Managed job submitted, ID: %d", ids[0])
+	code, err := tail(ctx, s, c, ids[0], api.ManagedLogFilter{Follow: true})
+	if err != nil {
+		return err
+	}
+	if code != follow.ExitInterrupted {
+		hints(s, ids)
+	}
+	return session.Exit(code)
+}
+
+// hints say what to do next.
+func hints(s *session.Session, ids []int64) {
+	n := s.IO.Notef
+	list, one := api.FormatIDs(ids), ids[0]
+	n("")
+	n("%s", s.IO.ErrStyle(session.Bold, "Useful Commands"))
+	n("  To see the queue:       sky jobs queue")
+	n("  To see a job's log:     sky jobs logs %d", one)
+	n("  To see what happened:   sky jobs events %d", one)
+	n("  To cancel:              sky jobs cancel %s", list)
+}

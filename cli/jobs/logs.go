@@ -1,0 +1,256 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/skyloom/skyloom/api"
+	"github.com/skyloom/skyloom/cli/flags"
+	"github.com/skyloom/skyloom/cli/follow"
+	"github.com/skyloom/skyloom/cli/joblog"
+	"github.com/skyloom/skyloom/cli/session"
+)
+
+// LogsOptions is `sky jobs logs`.
+type LogsOptions struct {
+	JobID      int64 // 0: the latest
+	Name       string
+	Task       string
+	Follow     bool
+	Controller bool
+	SyncDown   bool
+	Tail       int // 0: everything
+}
+
+// NewLogs makes `sky jobs logs`.
+func NewLogs(s *session.Session, run func(context.Context, *session.Session, *LogsOptions) error) *cobra.Command {
+	o := &LogsOptions{}
+	if run == nil {
+		run = Logs
+	}
+	cmd := &cobra.Command{
+		Use:   "logs [JOB_ID] [TASK]",
+		Short: "Show the log of a managed job",
+		Long: `Show the log of a managed job, of your latest one when none is given: that of all its
+attempts, and what comes. TASK is the number or name of a task of a pipeline or group.
+Logs stay readable when the cluster is gone.
+
+Exit code: 0 the job succeeded, 100 it failed, 101 it has not ended, 102 there is no
+such job, 103 it was cancelled.`,
+		Example:           "  sky jobs logs\n  sky jobs logs 7 --no-follow --tail 20\n  sky jobs logs 8 eval\n  sky jobs logs 7 --sync-down",
+		ValidArgsFunction: completeJob(s, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 2 || (o.Name != "" && len(args) > 1) {
+				return session.Usagef("too many words: sky jobs logs [JOB_ID] [TASK]")
+			}
+			if o.Name == "" && len(args) > 0 {
+				ids, err := api.ParseIDs(args[0])
+				if err != nil || len(ids) != 1 {
+					return session.Usagef("%q is no job id; a job id is a number, see: sky jobs queue. By name: sky jobs logs -n NAME", args[0])
+				}
+				o.JobID, args = ids[0], args[1:]
+			}
+			if len(args) > 0 {
+				if o.Task = args[0]; o.Task == "" {
+					return session.Usagef("the task is empty")
+				}
+			}
+			switch {
+			case o.SyncDown && cmd.Flags().Changed("tail"):
+				return session.Usagef("--sync-down and --tail can't be combined")
+			case o.Tail < 0:
+				return session.Usagef("--tail must be 0 or more")
+			}
+			return run(cmd.Context(), s, o)
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringVarP(&o.Name, "name", "n", "", "the latest job of that `NAME`")
+	flags.Pair(fs, &o.Follow, "follow", "", true, "go on until the job ends")
+	fs.BoolVar(&o.Controller, "controller", false, "what was done for the job, as sky jobs events shows it")
+	refreshIgnored(fs)
+	fs.BoolVarP(&o.SyncDown, "sync-down", "s", false, "download the logs of all attempts to ~/sky_logs")
+	fs.IntVar(&o.Tail, "tail", 0, "only the last `N` lines of the latest attempt, and what comes; 0 is everything")
+	completeName(cmd, s)
+	return cmd
+}
+
+// Logs shows or downloads the log of a managed job.
+func Logs(ctx context.Context, s *session.Session, o *LogsOptions) error {
+	c, err := s.Client(ctx)
+	if err != nil {
+		return err
+	}
+	if o.JobID == 0 {
+		rows, err := latest(ctx, s, c, o.Name)
+		if err != nil {
+			return err
+		}
+		if len(rows) == 0 {
+			if o.Name != "" {
+				s.IO.Warnf("No managed job is called %s. All of them: sky jobs queue -u -a", session.Quote(o.Name))
+			} else {
+				s.IO.Warnf("You have no managed jobs.")
+			}
+			return session.Exit(api.ExitNotFound)
+		}
+		o.JobID = rows[0].ID
+	}
+	switch {
+	case o.Controller:
+		return Events(ctx, s, &EventsOptions{JobID: o.JobID, Follow: o.Follow, Limit: o.Tail, Output: "table"})
+	case o.SyncDown:
+		return syncDown(ctx, s, c, o)
+	}
+	code, err := tail(ctx, s, c, o.JobID, api.ManagedLogFilter{Task: o.Task, Follow: o.Follow, Tail: o.Tail})
+	if err != nil {
+		return err
+	}
+	return session.Exit(code)
+}
+
+// tail shows a job's log and returns what its state means as an exit code.
+func tail(ctx context.Context, s *session.Session, c *api.Client, id int64, f api.ManagedLogFilter) (int, error) {
+	var style func(string) string
+	if s.IO.OutColor {
+		style = func(t string) string { return s.IO.OutStyle(session.Cyan, t) }
+	}
+	p := joblog.New(s.IO.Out, style)
+	end, err := c.ManagedLogs(ctx, id, f, func(ch api.LogChunk) error {
+		if ch.Lost > 0 {
+			s.IO.Warnf("%d bytes of the log of rank %d are no longer there.", ch.Lost, ch.Rank)
+		}
+		if len(ch.Data) == 0 && ch.Attempt > 0 {
+			if err := p.Close(); err != nil {
+				return err
+			}
+			if head := heading(ch.LogFrame); head != "" {
+				s.IO.Notef("%s", s.IO.ErrStyle(session.Dim, head))
+			}
+		}
+		return p.Write(ch)
+	})
+	if cerr := p.Close(); err == nil && cerr != nil {
+		err = cerr
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			s.IO.Notef("")
+			s.IO.Warnf("The job goes on. To see its log again: sky jobs logs %d", id)
+			s.IO.Notef("To cancel it: sky jobs cancel %d", id)
+			return follow.ExitInterrupted, nil
+		}
+		var ae *api.Error
+		if errors.As(err, &ae) && (ae.Kind == api.ErrJobNotFound || ae.Kind == api.ErrNotFound) {
+			s.IO.Notef("%s", s.IO.ErrStyle(session.Red, ae.Error()))
+			return api.ExitNotFound, nil
+		}
+		if errors.Is(err, os.ErrClosed) {
+			return 1, nil
+		}
+		return 1, err
+	}
+	reason := ""
+	if end.Reason != "" && end.Status != api.ManagedSucceeded {
+		reason = " (" + end.Reason + ")"
+	}
+	switch {
+	case end.Status == api.ManagedSucceeded:
+		s.IO.Notef("%s Managed job %d ended: %s", s.IO.ErrStyle(session.Green, "✓"), id, end.Status)
+	case end.Status.Terminal():
+		s.IO.Notef("%s Managed job %d ended: %s%s", s.IO.ErrStyle(session.Red, "✗"), id, end.Status, reason)
+	default:
+		s.IO.Notef("Managed job %d is %s%s", id, end.Status, reason)
+	}
+	return end.Status.ExitCode(), nil
+}
+
+// heading names the attempt that begins; the first one of a job's only task needs no name.
+func heading(f api.LogFrame) string {
+	switch {
+	case f.TaskName != "" && f.Attempt > 1:
+		return fmt.Sprintf("── task %d (%s), attempt %d ──", f.Task, f.TaskName, f.Attempt)
+	case f.TaskName != "":
+		return fmt.Sprintf("── task %d (%s) ──", f.Task, f.TaskName)
+	case f.Attempt > 1:
+		return fmt.Sprintf("── attempt %d ──", f.Attempt)
+	}
+	return ""
+}
+
+var notInPaths = regexp.MustCompile(`[^A-Za-z0-9._-]+`)
+
+// syncDown writes the raw logs of a job below ~/sky_logs/managed_jobs, a folder per task and attempt, a file per rank and phase.
+func syncDown(ctx context.Context, s *session.Session, c *api.Client, o *LogsOptions) error {
+	rows, err := c.ManagedJob(ctx, o.JobID)
+	if err != nil {
+		var ae *api.Error
+		if errors.As(err, &ae) && ae.Kind == api.ErrJobNotFound {
+			s.IO.Notef("%s", s.IO.ErrStyle(session.Red, ae.Error()))
+			return session.Exit(api.ExitNotFound)
+		}
+		return err
+	}
+	name := strconv.FormatInt(o.JobID, 10)
+	if n := strings.Trim(notInPaths.ReplaceAllString(rows[0].Name, "-"), "-."); n != "" {
+		name += "-" + n
+	}
+	dir := filepath.Join(s.UserHome, "sky_logs", "managed_jobs", name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	files := map[string]*os.File{}
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
+	many := len(rows) > 1
+	_, err = c.ManagedLogs(ctx, o.JobID, api.ManagedLogFilter{Task: o.Task}, func(ch api.LogChunk) error {
+		if len(ch.Data) == 0 {
+			return nil
+		}
+		sub := fmt.Sprintf("attempt-%d", ch.Attempt)
+		if many {
+			sub = filepath.Join(fmt.Sprintf("task-%d", ch.Task), sub)
+		}
+		path := filepath.Join(dir, sub, fmt.Sprintf("%d-%s.log", ch.Rank, notInPaths.ReplaceAllString(ch.Phase, "-")))
+		f := files[path]
+		if f == nil {
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				return err
+			}
+			var err error
+			if f, err = os.Create(path); err != nil {
+				return err
+			}
+			files[path] = f
+		}
+		if ch.Lost > 0 {
+			s.IO.Warnf("%d bytes of %s are no longer there.", ch.Lost, path)
+		}
+		_, err := f.Write(ch.Data)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if err := f.Close(); err != nil {
+			return err
+		}
+	}
+	if len(files) == 0 {
+		s.IO.Warnf("Managed job %d has no log yet.", o.JobID)
+	}
+	s.IO.Printf("Job %d logs: %s\n", o.JobID, dir)
+	return nil
+}
