@@ -27,7 +27,7 @@ import (
 )
 
 // Features is what task files may ask for and get.
-var Features = task.NewFeatureSet(task.FeatureMirror, task.FeaturePorts, task.FeatureManagedJobs, task.FeaturePipelines)
+var Features = task.NewFeatureSet(task.FeatureMirror, task.FeaturePorts, task.FeatureManagedJobs, task.FeaturePipelines, task.FeatureCheckpoint)
 
 // Activities holds what the side effects need. One value serves every worker of a process.
 type Activities struct {
@@ -49,6 +49,8 @@ type Activities struct {
 	mu      sync.Mutex
 	checked time.Time
 	checks  []api.InfraCheck
+	// checking is closed when the check that runs has ended; nil: none runs.
+	checking chan struct{}
 }
 
 // RequestScope is the scope of secrets that belong to a request.
@@ -71,41 +73,76 @@ func refuse(e *api.Error) error {
 	return temporal.NewApplicationErrorWithOptions(e.Message, e.Kind, temporal.ApplicationErrorOptions{NonRetryable: true, Details: []any{*e}})
 }
 
-// Checks tells which infra can be used. It is asked anew when older than maxAge.
+// Checks tells which infra can be used. What is older than maxAge is asked anew; but whoever can do with what is a little
+// old (maxAge above 0) gets that at once, and the asking goes on behind: a host that does not answer delays no listing.
 func (a *Activities) Checks(ctx context.Context, maxAge time.Duration) []api.InfraCheck {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.checks != nil && time.Since(a.checked) < maxAge {
-		return a.checks
+	have, age, running := a.checks, time.Since(a.checked), a.checking
+	switch {
+	case have != nil && age < maxAge:
+		a.mu.Unlock()
+		return have
+	case running == nil || maxAge <= 0:
+		running = make(chan struct{})
+		a.checking = running
+		go a.check(context.WithoutCancel(ctx), running)
 	}
-	var out []api.InfraCheck
-	for _, name := range a.Providers.Names() {
-		c := api.InfraCheck{Name: name}
+	a.mu.Unlock()
+	if have != nil && maxAge > 0 && age < checksUseful {
+		return have
+	}
+	select {
+	case <-running:
+	case <-ctx.Done():
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.checks
+}
+
+// checksUseful is how old checks may be to be of any use.
+const checksUseful = 10 * time.Minute
+
+// check asks every infra at once.
+func (a *Activities) check(ctx context.Context, done chan struct{}) {
+	names := a.Providers.Names()
+	out := make([]api.InfraCheck, len(names))
+	var wg sync.WaitGroup
+	for i, name := range names {
+		out[i].Name = name
 		if len(a.Allowed) > 0 && !containsFold(a.Allowed, name) {
-			c.Reason, c.Hint = "not in allowed_clouds", "add it to allowed_clouds in config.yaml"
-			out = append(out, c)
+			out[i].Reason, out[i].Hint = "not in allowed_clouds", "add it to allowed_clouds in config.yaml"
 			continue
 		}
-		p, err := a.Providers.Get(name)
-		if err == nil {
-			var rep providers.CheckReport
-			cctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-			rep, err = p.Check(cctx)
-			cancel()
-			c.Capabilities, c.Details = rep.Capabilities, rep.Details
-		}
-		if err != nil {
-			c.Reason = err.Error()
-			var pe *providers.Error
-			if errors.As(err, &pe) {
-				c.Hint = pe.Hint
-			}
-		}
-		c.Enabled = err == nil
-		out = append(out, c)
+		wg.Go(func() { a.checkOne(ctx, &out[i]) })
 	}
+	wg.Wait()
+	a.mu.Lock()
 	a.checks, a.checked = out, time.Now()
-	return out
+	if a.checking == done {
+		a.checking = nil
+	}
+	a.mu.Unlock()
+	close(done)
+}
+
+func (a *Activities) checkOne(ctx context.Context, c *api.InfraCheck) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	p, err := a.Providers.Get(c.Name)
+	if err == nil {
+		var rep providers.CheckReport
+		rep, err = p.Check(ctx)
+		c.Capabilities, c.Details = rep.Capabilities, rep.Details
+	}
+	if err != nil {
+		c.Reason = err.Error()
+		var pe *providers.Error
+		if errors.As(err, &pe) {
+			c.Hint = pe.Hint
+		}
+	}
+	c.Enabled = err == nil
 }
 
 func containsFold(list []string, s string) bool {
@@ -150,9 +187,28 @@ func (a *Activities) Offers(ctx context.Context) (enabled []string, offers []pro
 	return enabled, offers, nil
 }
 
+// disabled says that a task names infra that the server knows and that is not enabled.
+func (a *Activities) disabled(t *task.Task, enabled []string) bool {
+	for _, g := range t.Candidates() {
+		for _, r := range g {
+			if r.Infra.Cloud == "" || containsFold(enabled, r.Infra.Cloud) {
+				continue
+			}
+			if _, err := a.Providers.Get(r.Infra.Cloud); err == nil {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // ranking is the optimizer's input for a task.
 func (a *Activities) ranking(ctx context.Context, t *task.Task, numNodes int) (optimizer.Input, error) {
 	enabled, offers, err := a.Offers(ctx)
+	if a.disabled(t, enabled) {
+		a.Checks(ctx, 0) // what is asked for may have been set up since
+		enabled, offers, err = a.Offers(ctx)
+	}
 	if err != nil {
 		return optimizer.Input{}, err
 	}

@@ -42,6 +42,7 @@ type ManagedTaskSpec struct {
 	Policy        recovery.Policy `json:"policy"`
 	Priority      int             `json:"priority"`
 	PriorityClass string          `json:"priority_class,omitempty"`
+	Checkpoint    *CheckpointRule `json:"checkpoint,omitempty"`
 }
 
 // ParseManaged reads the tasks of a submission and refuses what this server can't do. It changes nothing.
@@ -63,6 +64,11 @@ func (a *Activities) ParseManaged(ctx context.Context, body api.JobsLaunchBody) 
 		}
 		spec := ManagedTaskSpec{Name: t.Name, Text: string(t.Render(task.SecretsReferenced)), Redacted: string(t.Render(task.SecretsRedacted)), NumNodes: max(t.NumNodes, 1),
 			HasRun: strings.TrimSpace(t.Run) != "", Policy: recovery.Policy{Strategy: recovery.EagerNextRegion}}
+		rule, e := checkpointRule(t)
+		if e != nil {
+			return ManagedSpec{Error: e}, nil
+		}
+		spec.Checkpoint = rule
 		if r := t.Recovery(); r != nil {
 			spec.Policy.MaxRestarts, spec.Policy.Codes = r.MaxRestartsOnErrors, r.RecoverOnExitCodes
 			switch {

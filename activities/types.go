@@ -307,6 +307,8 @@ type WatchRow struct {
 	// Workflow is who is told; empty: the cluster's own. Jobs says that it wants to hear of jobs that end.
 	Workflow string `json:"workflow,omitempty"`
 	Jobs     bool   `json:"jobs,omitempty"`
+	// Checkpoint says what is saved of the attempt that runs.
+	Checkpoint *WatchedCheckpoint `json:"checkpoint,omitempty"`
 	// Provisioning says that the nodes are not ready yet: tell when they are.
 	Provisioning bool `json:"provisioning,omitempty"`
 }

@@ -213,7 +213,7 @@ func CheckSupported(t *Task, verb string, set FeatureSet) (warnings []string, er
 				Msg: "can't be set from a task" + DidYouMean(strings.TrimPrefix(u.Field, "config."), ConfigOverridable)})
 		case cluster && (u.Feature == FeatureArray || u.Feature == FeatureSchedule):
 			errs = append(errs, &Error{File: u.File, Line: u.Line, Column: u.Column, Field: u.Field, Msg: "is for managed jobs; use sky jobs launch"})
-		case cluster && u.Feature == FeatureNotify:
+		case cluster && (u.Feature == FeatureNotify || u.Feature == FeatureCheckpoint):
 			warn(u.Field, fmt.Sprintf("is ignored by sky %s; it is for managed jobs", verb))
 		}
 	}

@@ -39,6 +39,7 @@ type backend struct {
 	started  time.Time
 	home     string
 	shutdown func()
+	saver    *saver
 }
 
 // workflowOf names the workflow that carries out a kind of request.

@@ -15,6 +15,7 @@ import (
 	sdkworker "go.temporal.io/sdk/worker"
 
 	"github.com/skyloom/skyloom/activities"
+	"github.com/skyloom/skyloom/api"
 	"github.com/skyloom/skyloom/internal/agentbin"
 	"github.com/skyloom/skyloom/internal/artifact"
 	"github.com/skyloom/skyloom/internal/config"
@@ -178,7 +179,8 @@ func (s *server) bringUp(ctx context.Context, set config.Server) error {
 	watch := newWatcher(s.store, s.infra.registry, s.client, s.log, owner, s.o.Config.Health())
 	bg, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.closers = append(s.closers, func() { cancel(); s.wg.Wait() })
-	back := &backend{acts: s.acts, store: s.store, engine: s.engine, client: s.client, started: s.started, home: s.o.Home, shutdown: s.shutdown}
+	watch.saver = newSaver(s.store, s.artifacts, s.infra.registry, s.log)
+	back := &backend{saver: watch.saver, acts: s.acts, store: s.store, engine: s.engine, client: s.client, started: s.started, home: s.o.Home, shutdown: s.shutdown}
 	s.background(func() { watch.run(bg) })
 	s.background(func() { s.admission(bg) })
 	s.background(func() { s.resume(bg, back) })
@@ -256,6 +258,13 @@ func (s *server) collectFiles(ctx context.Context) error {
 		for _, id := range manifestsOf(r.Body) {
 			keep[id] = true
 		}
+	}
+	if err := s.store.EachCheckpoint(ctx, func(c api.Checkpoint) {
+		for _, id := range c.Manifests {
+			keep[id] = true
+		}
+	}); err != nil {
+		return err
 	}
 	_, err = s.artifacts.GC(ctx, func(id string) bool { return keep[id] }, 24*time.Hour)
 	return err

@@ -30,6 +30,7 @@ type watcher struct {
 	owner     string
 	ttl       time.Duration
 	limits    config.Health
+	saver     *saver // of checkpoints; nil: they are not saved
 
 	mu      sync.Mutex
 	running map[string]*watch // by cluster hash
@@ -43,6 +44,8 @@ type watch struct {
 	fence  int64
 	cancel context.CancelFunc
 	raw    string
+	// notices tells when a node goes, to the one who saves checkpoints; nil: nobody does.
+	notices chan time.Time
 }
 
 // leaseTTL is how long a dead server's watches stay with it.
@@ -147,8 +150,16 @@ func (w *watcher) serve(ctx context.Context, one *watch, cursor int64) {
 	}
 	f := providers.FeaturesOf(p)
 	var wg sync.WaitGroup
+	if one.row.Checkpoint != nil && w.saver != nil {
+		one.notices = make(chan time.Time, 1)
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			w.saver.loop(ctx, one.row, one.notices)
+		}()
+	}
 	for _, n := range one.row.Nodes {
-		if n.Rank != 0 && f.Confirms {
+		if n.Rank != 0 && f.Confirms && one.notices == nil {
 			continue // the infra tells when it is gone
 		}
 		wg.Add(1)
@@ -183,6 +194,9 @@ func (w *watcher) follow(ctx context.Context, p providers.Provider, f providers.
 				}
 				err = c.EventsEvery(ctx, cursor, beat, func(ev agentapi.Event) error {
 					if n.Rank != 0 {
+						if ev.Type == agentapi.EventNotice {
+							one.notify(ev)
+						}
 						cursor = ev.Seq
 						return nil
 					}
@@ -288,6 +302,7 @@ func (w *watcher) event(ctx context.Context, one *watch, ev agentapi.Event) erro
 		}
 		return w.signal(ctx, one.row, activities.Observed{Hash: hash, Kind: activities.ObservedAutostop, Autostop: ev.Autostop.Generation, Down: ev.Autostop.Down, Message: ev.Message})
 	case agentapi.EventNotice:
+		one.notify(ev)
 		return w.store.AppendEvents(ctx, store.Event{Key: hash + "/agent/" + time.Now().Format(time.RFC3339Nano), Event: api.Event{Time: ev.Time, Cluster: one.row.Name, Hash: hash, Kind: api.EventStatus, Step: "notice", Message: ev.Message}})
 	}
 	return nil

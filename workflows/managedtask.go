@@ -190,6 +190,7 @@ func (j *job) bringUp(ctx workflow.Context, r *taskRun, spec activities.ManagedT
 	r.St.SecretRef = plan.SecretRef
 	// The epoch rises over all attempts of the job: agents and stores refuse those of a stale one.
 	r.St.Epoch = int64(r.Row.Attempt) << 16
+	r.m.checkpoint = nil
 	op := cluster.Op{Key: j.in.Body.RequestID, Auto: true}
 	fail, again := r.m.bringUp(ctx, op, in, plan)
 	if fail != nil {
@@ -245,6 +246,11 @@ func (j *job) submit(ctx workflow.Context, r *taskRun, spec activities.ManagedTa
 			return out.Error, false
 		}
 	}
+	if spec.Checkpoint != nil {
+		if fail, retry := j.restore(ctx, r, spec); fail != nil {
+			return fail, retry
+		}
+	}
 	now := workflow.Now(r.m.root)
 	if r.TaskID == "" {
 		name := j.state.Spec.Name
@@ -255,7 +261,7 @@ func (j *job) submit(ctx workflow.Context, r *taskRun, spec activities.ManagedTa
 	}
 	in := activities.SubmitInput{RequestID: fmt.Sprintf("managed/%d/%d/%d", j.in.ID, r.Index, r.Row.Attempt), Ref: r.St.Ref, Provider: r.St.Provider, Nodes: r.St.Nodes, NumNodes: r.St.NumNodes,
 		Have: r.St.Have, Epoch: r.St.Epoch, Task: spec.Text, SecretRefs: j.in.Body.SecretRefs, Setup: true, User: j.in.Body.User, UserHash: j.in.Body.UserHash, GitCommit: j.in.Body.GitCommit,
-		TaskID: r.TaskID, Envs: j.envs(r)}
+		TaskID: r.TaskID, Envs: j.envs(r, spec)}
 	var out activities.SubmitOutput
 	if err := workflow.ExecuteLocalActivity(brief(r.m.root, "submit the job"), acts.Submit, in).Get(r.m.root, &out); err != nil {
 		actx := remote(ctx, activities.QueueMain, "submit the job, with patience", 10*time.Second, 3*time.Minute)
@@ -276,11 +282,14 @@ func (j *job) submit(ctx workflow.Context, r *taskRun, spec activities.ManagedTa
 		r.Row.StartAt = &now
 	}
 	j.show(r, api.EventStatus, "RUNNING on %s (cluster %s, attempt %d)", r.Row.Infra, r.St.Name, r.Row.Attempt)
+	if spec.Checkpoint != nil {
+		j.watchCheckpoints(r, spec)
+	}
 	return nil, false
 }
 
 // envs are the variables that tell a task who it is.
-func (j *job) envs(r *taskRun) map[string]string {
+func (j *job) envs(r *taskRun, spec activities.ManagedTaskSpec) map[string]string {
 	ids := ""
 	for i := range j.state.Runs {
 		if i > 0 {
@@ -295,6 +304,9 @@ func (j *job) envs(r *taskRun) map[string]string {
 	e := map[string]string{
 		"SKYPILOT_MANAGED_JOB_ID": fmt.Sprint(j.in.ID), "SKYPILOT_TASK_IDS": ids, "SKYPILOT_JOB_RANK": fmt.Sprint(j.in.Rank), "SKYPILOT_NUM_JOBS": fmt.Sprint(max(j.in.NumJobs, 1)),
 		"SKYPILOT_ATTEMPT": fmt.Sprint(r.Row.Attempt),
+	}
+	if spec.Checkpoint != nil {
+		e["SKYPILOT_CHECKPOINT_DIR"] = spec.Checkpoint.Path // the node makes it absolute
 	}
 	if r.Row.Group {
 		e["SKYPILOT_JOBGROUP_NAME"] = j.state.Spec.Name

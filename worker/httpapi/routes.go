@@ -32,6 +32,7 @@ func (s *Server) routes() (*http.ServeMux, huma.API) {
 	s.clusterRoutes(h)
 	s.logRoutes(h)
 	s.managedRoutes(h)
+	s.checkpointRoutes(h)
 	s.sshRoutes(h)
 	s.poolRoutes(h)
 	s.uploadRoutes(h)
