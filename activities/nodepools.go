@@ -54,7 +54,7 @@ func (a *Activities) PreparePools(ctx context.Context, body api.SSHBody) (api.SS
 	if err != nil {
 		return api.SSHResult{}, said(err)
 	}
-	a.recheck()
+	a.recheck(ctx, poolInfra)
 	return reports(hosts), nil
 }
 
@@ -69,15 +69,26 @@ func (a *Activities) CleanPools(ctx context.Context, body api.SSHBody) (api.SSHR
 	if err != nil {
 		return api.SSHResult{}, said(err)
 	}
-	a.recheck()
+	a.recheck(ctx, poolInfra)
 	return reports(hosts), nil
 }
 
-// recheck has the infra checked again when it is next asked for.
-func (a *Activities) recheck() {
+// recheck asks one infra again whether it can be used.
+func (a *Activities) recheck(ctx context.Context, name string) {
+	if len(a.Allowed) > 0 && !containsFold(a.Allowed, name) {
+		return
+	}
+	c := api.InfraCheck{Name: name}
+	a.checkOne(ctx, &c)
 	a.mu.Lock()
-	a.checks = nil
-	a.mu.Unlock()
+	defer a.mu.Unlock()
+	fresh := append([]api.InfraCheck(nil), a.checks...)
+	for i := range fresh {
+		if fresh[i].Name == name {
+			fresh[i] = c
+		}
+	}
+	a.checks = fresh
 }
 
 // AddPools takes pools from a user's file. It is not an activity: the API calls it directly, since the file may hold

@@ -130,6 +130,8 @@ type Info struct {
 	Limits   bool   `json:"limits"`   // cgroups hold CPUs and memory
 	BootID   string `json:"boot_id"`  // of this run of the machine
 	Hostname string `json:"hostname"` // as the machine calls itself
+	// Untouched says that the machine has nothing of ours: it was asked by its shell alone.
+	Untouched bool `json:"untouched,omitempty"`
 }
 
 // GPU is one device.

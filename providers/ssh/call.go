@@ -27,8 +27,9 @@ type ready struct {
 	roots   []string // that may hold nodes; the first is for new ones
 	uid     string
 	arch    string
-	addr    string // the host's own, by which we came in
-	note    string // what works less well than it could
+	addr    string   // the host's own, by which we came in
+	note    string   // what works less well than it could
+	dirs    []string // folders of ours, with a program or without
 }
 
 // shellLimit is how long a login shell may take to carry out a simple command.
@@ -40,13 +41,19 @@ func nonce() string {
 	return hex.EncodeToString(b)
 }
 
-// look is a script for any Bourne shell that tells what a host is, and finds a folder that can be written to. It has no
-// single quote and no line break, so that every login shell hands it on as it is.
+// The folders that may be ours on a host, in the order in which they are tried.
+const roots = `"$HOME/.skyloom-host" "/var/tmp/skyloom-$u" "/tmp/skyloom-$u"`
+
+// look is a script for any Bourne shell that tells what a host is and what of ours is there. It writes nothing. Like all
+// scripts here it has no single quote and no line break, so that every login shell hands it on as it is.
 const look = `echo; echo "<<skyloom NONCE"; echo "os=$(uname -s)"; echo "arch=$(uname -m)"; u=$(id -u); echo "uid=$u"; set -- $SSH_CONNECTION; echo "addr=$3"; ` +
-	`umask 077; ok=; for r in "$HOME/.skyloom-host" "/var/tmp/skyloom-$u" "/tmp/skyloom-$u"; do case "$r" in /.skyloom-host) [ "$u" = 0 ] || continue;; esac; ` +
-	`[ -d "$r/nodes" ] && echo "has=$r"; if [ -z "$ok" ]; then if [ -L "$r" ]; then echo "bad=$r is a link"; ` +
-	`elif e=$( { mkdir -p "$r/bin" && { [ -O "$r" ] || { echo "$r belongs to another user"; false; }; } && chmod 700 "$r" && echo 0123456789 > "$r/.try" && rm -f "$r/.try"; } 2>&1 ); then ok=1; echo "root=$r"; ` +
-	`[ -x "$r/bin/SHA/sky-agent" ] && echo "program=$r/bin/SHA/sky-agent"; else echo "bad=$r: $(echo $e)"; rm -f "$r/.try" 2>/dev/null; fi; fi; done; command -v gzip >/dev/null 2>&1 && echo "gzip=1"; echo "skyloom NONCE>>"`
+	`for r in ` + roots + `; do [ -d "$r" ] && [ -O "$r" ] && [ ! -L "$r" ] || continue; echo "dir=$r"; [ -d "$r/nodes" ] && echo "has=$r"; ` +
+	`[ -x "$r/bin/SHA/sky-agent" ] && echo "program=$r"; done; command -v gzip >/dev/null 2>&1 && echo "gzip=1"; echo "skyloom NONCE>>"`
+
+// hardware is a script that tells what a host has, for one that has nothing of ours.
+const hardware = `echo; echo "<<skyloom NONCE"; echo "cpus=$(grep -c ^processor /proc/cpuinfo)"; while read k v x; do [ "$k" = MemTotal: ] && echo "memory=$v"; done < /proc/meminfo; ` +
+	`if command -v nvidia-smi >/dev/null 2>&1; then if g=$(nvidia-smi --query-gpu=name,memory.total,uuid --format=csv,noheader,nounits 2>&1); then echo "$g" | while read -r x; do echo "gpu=$x"; done; ` +
+	`else echo "gpuerror=$(echo $g)"; fi; fi; for f in /var/tmp/skyloom-claims/*.json; do [ -r "$f" ] && echo "claim=$(cat "$f")"; done; echo "skyloom NONCE>>"`
 
 // between finds an answer in what a shell printed.
 func between(out, nonce string) (string, bool) {
@@ -82,32 +89,29 @@ func misbehaves(what, stdout, stderr string, code int, err error) error {
 	return fmt.Errorf("its login shell did not %s: it ended with code %d and printed: %s", what, code, said)
 }
 
-// broughtUp brings our program to the host if it is not there, and tells what the host is. It is remembered for the life of
-// the connection.
-func (l *link) broughtUp(ctx context.Context, src providers.AgentSource) (*ready, error) {
+// broughtUp tells what a host is, and brings our program there if it is not (with put) or if nodes are there that an older
+// one made. What is known of a host with the program is remembered for the life of the connection.
+func (l *link) broughtUp(ctx context.Context, src providers.AgentSource, put bool) (*ready, error) {
+	select {
+	case l.prepare <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-l.prepare }()
 	l.mu.Lock()
 	r := l.ready
 	l.mu.Unlock()
-	if r != nil && src == nil {
-		return r, nil
-	}
-	l.prepare.Lock()
-	defer l.prepare.Unlock()
-	l.mu.Lock()
-	r = l.ready
-	l.mu.Unlock()
 	if r != nil {
-		_, sha, err := program(src, r.arch)
-		if src == nil || err == nil && sha == r.sha {
+		if _, sha, err := program(src, r.arch); err == nil && sha == r.sha {
 			return r, nil
 		}
 	}
-	r, err := l.bring(ctx, src)
+	r, err := l.bring(ctx, src, put)
 	if err != nil {
 		return nil, err
 	}
 	l.mu.Lock()
-	if l.client != nil {
+	if l.client != nil && r.program != "" {
 		l.ready = r
 	}
 	l.mu.Unlock()
@@ -134,7 +138,8 @@ func program(src providers.AgentSource, arch string) (path, sha string, err erro
 	return path, sha, nil
 }
 
-func (l *link) bring(ctx context.Context, src providers.AgentSource) (*ready, error) {
+// bring looks at a host and, if put is set, brings the program over where it is not there.
+func (l *link) bring(ctx context.Context, src providers.AgentSource, put bool) (*ready, error) {
 	// Most hosts have the architecture of the one before; the look is for its program.
 	_, sha, err := program(src, "x86_64")
 	if err != nil {
@@ -157,28 +162,28 @@ func (l *link) bring(ctx context.Context, src providers.AgentSource) (*ready, er
 			return nil, err
 		}
 	}
-	if len(facts["root"]) == 0 {
-		bad := strings.Join(facts["bad"], "; ")
-		if strings.Contains(bad, "No space left") || strings.Contains(bad, "quota exceeded") {
-			return nil, fmt.Errorf("no space left on its disk (%s)", bad)
-		}
-		return nil, fmt.Errorf("no folder can be written to (%s)", bad)
-	}
-	r := &ready{sha: own, program: first(facts["program"]), uid: first(facts["uid"]), arch: arch, addr: first(facts["addr"]), roots: []string{first(facts["root"])}}
-	if bad := facts["bad"]; len(bad) > 0 {
-		r.note = fmt.Sprintf("nodes are kept in %s (%s)", r.roots[0], strings.Join(bad, "; "))
-	}
-	for _, has := range facts["has"] {
-		if has != r.roots[0] {
-			r.roots = append(r.roots, has)
-		}
-	}
-	if r.program == "" {
+	r := &ready{sha: own, uid: first(facts["uid"]), arch: arch, addr: first(facts["addr"]), dirs: facts["dir"]}
+	if root := first(facts["program"]); root != "" {
+		r.use(root)
+	} else if put || len(facts["has"]) > 0 {
 		if err := l.push(ctx, r, path, len(facts["gzip"]) > 0); err != nil {
 			return nil, err
 		}
 	}
+	for _, has := range facts["has"] {
+		if len(r.roots) == 0 || has != r.roots[0] {
+			r.roots = append(r.roots, has)
+		}
+	}
 	return r, nil
+}
+
+// use says where on the host the program is.
+func (r *ready) use(root string) {
+	r.program, r.roots = root+"/bin/"+r.sha[:16]+"/sky-agent", []string{root}
+	if !strings.HasSuffix(root, "/"+sharedhost.RootName) {
+		r.note = "nodes are kept in " + root + ", since the home folder can't be used"
+	}
 }
 
 func first(s []string) string {
@@ -190,8 +195,13 @@ func first(s []string) string {
 
 // look asks the host what it is.
 func (l *link) look(ctx context.Context, sha string) (map[string][]string, error) {
+	return l.facts(ctx, look, sha)
+}
+
+// facts runs a script that prints facts.
+func (l *link) facts(ctx context.Context, script, sha string) (map[string][]string, error) {
 	n := nonce()
-	script := strings.NewReplacer("NONCE", n, "SHA", sha[:16]).Replace(look)
+	script = strings.NewReplacer("NONCE", n, "SHA", sha[:16]).Replace(script)
 	lctx, cancel := context.WithTimeout(ctx, shellLimit)
 	defer cancel()
 	stdout, stderr, code, err := l.run(lctx, "/bin/sh -c '"+script+"'", nil)
@@ -208,13 +218,18 @@ func (l *link) look(ctx context.Context, sha string) (map[string][]string, error
 		}
 		return nil, misbehaves("run a simple script", stdout, stderr, code, err)
 	}
+	return factsOf(body), nil
+}
+
+// factsOf reads lines of name=value.
+func factsOf(body string) map[string][]string {
 	facts := map[string][]string{}
 	for line := range strings.SplitSeq(body, "\n") {
 		if k, v, ok := strings.Cut(line, "="); ok {
 			facts[k] = append(facts[k], v)
 		}
 	}
-	return facts, nil
+	return facts
 }
 
 // pushLimit is how long the way of the program to a host may take.
@@ -249,10 +264,15 @@ func (l *link) push(ctx context.Context, r *ready, path string, gz bool) error {
 		body = f
 	}
 	n := nonce()
-	dir := r.roots[0] + "/bin/" + r.sha[:16]
-	script := `umask 077; echo; d=` + dir + `; f=$d/.new-` + n + `; e=$( { mkdir -p $d && ` + unpack + ` > $f && s=$(wc -c < $f) && { [ $s -eq ` + strconv.FormatInt(st.Size(), 10) +
-		` ] || { echo "only $s bytes arrived"; false; }; } && chmod 700 $f && mv -f $f $d/sky-agent && $d/sky-agent version >/dev/null; } 2>&1 ); c=$?; ` +
-		`[ $c = 0 ] || rm -f $f $d/sky-agent; echo "<<skyloom ` + n + `"; echo "code=$c"; echo "said=$(echo $e)"; echo "skyloom ` + n + `>>"`
+	// The first folder that can be written to is taken; what comes on the input goes there.
+	script := `umask 077; echo; u=$(id -u); bad=; root=; for r in ` + roots + `; do [ "$r" = /.skyloom-host ] && [ "$u" != 0 ] && continue; ` +
+		`if e=$( { { [ ! -L "$r" ] || { echo "$r is a link"; false; }; } && mkdir -p "$r/bin/SHA" && { [ -O "$r" ] || { echo "$r belongs to another user"; false; }; } && chmod 700 "$r" && ` +
+		`echo 0123456789 > "$r/.try" && rm -f "$r/.try"; } 2>&1 ); then root=$r; break; fi; bad="$bad; $(echo $e)"; [ -O "$r" ] && rm -f "$r/.try" 2>/dev/null; done; ` +
+		`c=1; e="no folder can be written to$bad"; if [ -n "$root" ]; then d=$root/bin/SHA; f=$d/.new-NONCE; e=$( { UNPACK > "$f" && s=$(wc -c < "$f") && ` +
+		`{ [ $s -eq SIZE ] || { echo "only $s bytes arrived"; false; }; } && chmod 700 "$f" && mv -f "$f" "$d/sky-agent" && "$d/sky-agent" version >/dev/null; } 2>&1 ); c=$?; ` +
+		`[ $c = 0 ] || rm -f "$f" "$d/sky-agent"; [ $c = 0 ] || rmdir "$d" "$root/bin" "$root" 2>/dev/null; fi; ` +
+		`echo "<<skyloom NONCE"; echo "code=$c"; echo "root=$root"; echo "bad=$bad"; echo "said=$(echo $e)"; echo "skyloom NONCE>>"`
+	script = strings.NewReplacer("NONCE", n, "SHA", r.sha[:16], "UNPACK", unpack, "SIZE", strconv.FormatInt(st.Size(), 10)).Replace(script)
 	pctx, cancel := context.WithTimeout(ctx, pushLimit)
 	defer cancel()
 	stdout, stderr, code, err := l.run(pctx, "/bin/sh -c '"+script+"'", body)
@@ -267,14 +287,14 @@ func (l *link) push(ctx context.Context, r *ready, path string, gz bool) error {
 		}
 		return misbehaves("take the agent's program", stdout, stderr, code, err)
 	}
-	lines := strings.SplitN(answer, "\n", 2)
-	said := ""
-	if len(lines) > 1 {
-		said = strings.TrimPrefix(lines[1], "said=")
-	}
+	facts := factsOf(answer)
+	said, dir := first(facts["said"]), first(facts["root"])+"/bin"
 	switch {
-	case lines[0] == "code=0":
-		r.program = dir + "/sky-agent"
+	case first(facts["code"]) == "0":
+		r.use(first(facts["root"]))
+		if bad := strings.Trim(first(facts["bad"]), "; "); bad != "" && r.note != "" {
+			r.note += " (" + bad + ")"
+		}
 		return nil
 	case strings.Contains(said, "No space left"), strings.Contains(said, "quota exceeded"), strings.Contains(said, "only "):
 		return fmt.Errorf("no space left on its disk for the agent's program (%s)", said)
@@ -326,12 +346,21 @@ type silent struct{ err error }
 func (e *silent) Error() string { return e.err.Error() }
 func (e *silent) Unwrap() error { return e.err }
 
-// call has the program on the host do something. The program is brought over if it is not there.
+// puts says that a verb may bring the program to a host that has nothing of ours.
+func puts(verb string, req sharedhost.Request) bool {
+	return verb == sharedhost.VerbCreate || verb == sharedhost.VerbStart || verb == sharedhost.VerbProbe && req.Fresh
+}
+
+// call has the program on the host do something. A host that has nothing of ours is left as it is, unless the call is to
+// make something there: what there is to say of it can be said without.
 func (l *link) call(ctx context.Context, src providers.AgentSource, verb string, req sharedhost.Request) (sharedhost.Reply, error) {
 	for try := 0; ; try++ {
-		r, err := l.broughtUp(ctx, src)
+		r, err := l.broughtUp(ctx, src, puts(verb, req))
 		if err != nil {
 			return sharedhost.Reply{}, err
+		}
+		if r.program == "" {
+			return l.untouched(ctx, r, verb)
 		}
 		req.Roots, req.Addr = r.roots, r.addr
 		l.mu.Lock()

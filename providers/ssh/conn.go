@@ -55,7 +55,7 @@ func (n *network) link(t target, hops []target) *link {
 	defer n.mu.Unlock()
 	l := n.links[t.key()]
 	if l == nil {
-		l = &link{net: n, sessions: make(chan struct{}, maxSessions)}
+		l = newLink(n)
 		n.links[t.key()] = l
 	}
 	l.mu.Lock()
@@ -96,7 +96,13 @@ type link struct {
 	refusals     int
 	bridgedUntil time.Time
 	ready        *ready
-	prepare      sync.Mutex // held by whoever brings the host's program over
+	room         int           // sessions that sshd was seen to allow; 0: not known to be fewer than maxSessions
+	running      int           // sessions that are open
+	prepare      chan struct{} // held by whoever brings the host's program over
+}
+
+func newLink(n *network) *link {
+	return &link{net: n, sessions: make(chan struct{}, maxSessions), prepare: make(chan struct{}, 1)}
 }
 
 // connect gives the living connection, or makes it. Callers share one attempt.
@@ -354,8 +360,10 @@ func (l *link) use(by int) {
 	l.mu.Unlock()
 }
 
-// session opens a session, waiting for a free one.
-func (l *link) session(ctx context.Context) (s *ssh.Session, free func(), err error) {
+var errFull = errors.New("sshd allows no more sessions on this connection")
+
+// session opens a session, waiting for a free one unless told not to.
+func (l *link) session(ctx context.Context, impatient bool) (s *ssh.Session, free func(), err error) {
 	select {
 	case l.sessions <- struct{}{}:
 	case <-ctx.Done():
@@ -391,11 +399,28 @@ func (l *link) session(ctx context.Context) (s *ssh.Session, free func(), err er
 			return nil, nil, ctx.Err()
 		}
 		if o.err == nil {
-			return o.s, free, nil
+			l.mu.Lock()
+			l.running++
+			l.mu.Unlock()
+			inner := free
+			return o.s, sync.OnceFunc(func() {
+				l.mu.Lock()
+				l.running--
+				l.mu.Unlock()
+				inner()
+			}), nil
 		}
 		var full *ssh.OpenChannelError
 		if !errors.As(o.err, &full) {
 			l.drop(c) // the connection died meanwhile
+		} else {
+			l.mu.Lock()
+			l.room = max(l.running, 1)
+			l.mu.Unlock()
+			if impatient {
+				free()
+				return nil, nil, errFull
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -433,7 +458,7 @@ func (p outputPart) Write(b []byte) (int, error) {
 
 // run carries out one command line. An exit code other than 0 is no error here.
 func (l *link) run(ctx context.Context, command string, stdin io.Reader) (stdout, stderr string, code int, err error) {
-	s, free, err := l.session(ctx)
+	s, free, err := l.session(ctx, false)
 	if err != nil {
 		return "", "", -1, err
 	}

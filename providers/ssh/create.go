@@ -256,7 +256,7 @@ func (b *bringUp) prepare(need int) []*host {
 			next++
 			open++
 			go func() {
-				_, err := pick[i].link.broughtUp(b.ctx, b.agent())
+				_, err := pick[i].link.broughtUp(b.ctx, b.agent(), true)
 				answers <- answer{i, err}
 			}()
 		}

@@ -71,7 +71,7 @@ func (p *Provider) Check(ctx context.Context) (providers.CheckReport, error) {
 			default:
 				good++
 				line += fmt.Sprintf("%v of %v CPUs, %.1f of %.1f GB of memory free, %s", info.FreeCPUs, info.CPUs, info.FreeMemoryGB, info.MemoryGB, gpusOf(info))
-				if !info.Root {
+				if !info.Root && !info.Untouched {
 					line += "; nodes are plain process trees of the login's user"
 				}
 				if note != "" {

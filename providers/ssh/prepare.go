@@ -70,7 +70,7 @@ func (p *Provider) PrepareHosts(ctx context.Context, pools []string) ([]provider
 			if n.GPUError != "" {
 				r.Reason = strings.TrimPrefix(r.Reason+"; its GPUs can't be told: "+n.GPUError, "; ")
 			}
-			if n.DiskFreeGB < lowDiskGB {
+			if n.DiskFreeGB < lowDiskGB && !n.Untouched {
 				r.Reason = strings.TrimPrefix(r.Reason+fmt.Sprintf("; only %.1f GB of its disk are free", n.DiskFreeGB), "; ")
 			}
 		}

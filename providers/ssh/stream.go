@@ -128,25 +128,39 @@ func (l *link) forward(ctx context.Context, c *ssh.Client, socket string) (net.C
 func (l *link) spareLink() *link {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	room := maxSessions
 	for _, s := range l.spare {
 		s.mu.Lock()
 		open := s.open
+		if s.room > 0 {
+			room = min(room, s.room)
+		}
 		s.mu.Unlock()
-		if open < maxSessions-1 {
+		if open < room {
 			return s
 		}
 	}
-	s := &link{net: l.net, sessions: make(chan struct{}, maxSessions), target: l.target, hops: l.hops}
+	s := newLink(l.net)
+	s.target, s.hops = l.target, l.hops
+	if room < maxSessions {
+		s.room = room
+	}
 	l.spare = append(l.spare, s)
 	return s
 }
 
 // bridge has the program on the host join a session to a socket.
 func (l *link) bridge(ctx context.Context, program, socket string) (net.Conn, error) {
-	side := l.spareLink()
-	s, free, err := side.session(ctx)
-	if err != nil {
-		return nil, err
+	var s *ssh.Session
+	var free func()
+	for try := 0; ; try++ {
+		var err error
+		if s, free, err = l.spareLink().session(ctx, true); err == nil {
+			break
+		}
+		if !errors.Is(err, errFull) || try == 20 {
+			return nil, err
+		}
 	}
 	end := func() error { defer free(); return s.Close() }
 	in, err := s.StdinPipe()

@@ -1,6 +1,7 @@
 package e2essh
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -18,7 +19,8 @@ run: |
 func TestPool(t *testing.T) {
 	l := lab.New(t, lab.Options{Hosts: 3, Host: lab.HostSpec{CPUs: 4, MemoryMB: 8 << 10}})
 	s := newSite(t, l, "")
-	s.sky("check", "-v").has("ssh: enabled")
+	s.sky("ssh", "up", "--infra", "lab").has("Node pool: lab", "10.77.0.11", "10.77.0.12", "10.77.0.13", "ready").hasNot("failed")
+	s.sky("check", "-v").has("ssh: enabled", "lab/10.77.0.12: 4 of 4 CPUs")
 	task := s.task("multinode.yaml", multinode)
 	p := s.sky("launch", "-y", "-c", "gang", "--infra", "ssh/lab", "--num-nodes", "3", task).has("rank 0 of 3", "rank 1 of 3", "rank 2 of 3", "the head is at 10.77.0.11")
 	t.Logf("launch of three nodes: %v\n%s", p.took, p.out)
@@ -48,6 +50,7 @@ func TestPool(t *testing.T) {
 	s.kill()
 	s.start()
 	s.sky("exec", "gang", "echo after the kill").has("after the kill")
+	s.fails("ssh", "down").has("clusters have nodes on these hosts: gang", "sky down gang")
 	s.sky("down", "-y", "gang")
 	s.until(10*time.Second, "nothing of the cluster is left", func() bool {
 		for _, h := range l.Hosts() {
@@ -57,4 +60,31 @@ func TestPool(t *testing.T) {
 		}
 		return true
 	})
+	s.sky("ssh", "down").has("clean").hasNot("not clean")
+	for _, h := range l.Hosts() {
+		changed, err := h.Changes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range changed {
+			if !traces(c) {
+				t.Errorf("%s after sky ssh down: %s", h.Name, c)
+			}
+		}
+		if a := agents(t, h); len(a) > 0 {
+			t.Errorf("%s after sky ssh down: %v", h.Name, a)
+		}
+	}
+	// The next launch prepares the hosts again.
+	s.sky("launch", "-y", "-c", "again", "--infra", "ssh/lab", "echo here again").has("here again")
+}
+
+// traces says that a path changes also without us: what sshd, sudo and the login keep.
+func traces(path string) bool {
+	for _, p := range []string{"/run/", "/var/log/", "/var/lib/sudo/", "/tmp", "/var/tmp", "/dev/", "/etc/ssh/", "/root/.ssh", "/home/ubuntu/.ssh", "/home/ubuntu/.cache", "/var/run/"} {
+		if strings.HasPrefix(path, p) && !strings.Contains(path, "skyloom") {
+			return true
+		}
+	}
+	return false
 }
