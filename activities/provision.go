@@ -2,6 +2,7 @@ package activities
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -413,6 +414,28 @@ func (a *Activities) GiveUp(ctx context.Context, in NodesInput) error {
 		}
 	}
 	return nil
+}
+
+// PreemptOwned takes spot nodes away from a cluster by its name, as its watch row knows them. Idempotent, as PreemptNodes is.
+func (a *Activities) PreemptOwned(ctx context.Context, body api.PreemptBody) (NodesOutput, error) {
+	row, err := a.Store.Cluster(ctx, body.Cluster)
+	if errors.Is(err, store.ErrNotFound) {
+		return NodesOutput{Error: cluster.NoCluster(body.Cluster)}, nil
+	} else if err != nil {
+		return NodesOutput{}, err
+	}
+	w, err := a.Store.Watch(ctx, row.Hash)
+	if errors.Is(err, store.ErrNotFound) {
+		return NodesOutput{Error: cluster.NotUp(row)}, nil
+	} else if err != nil {
+		return NodesOutput{}, err
+	}
+	var data WatchRow
+	if err := json.Unmarshal(w.Data, &data); err != nil {
+		return NodesOutput{}, err
+	}
+	return a.PreemptNodes(ctx, NodesInput{RequestID: body.RequestID, Ref: data.Ref, Provider: data.Provider, Nodes: data.Nodes, NumNodes: data.NumNodes,
+		Rank: body.Node, Notice: time.Duration(body.NoticeSeconds) * time.Second})
 }
 
 // PreemptNodes takes spot nodes away. Idempotent: a node that is gone stays gone.

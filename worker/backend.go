@@ -58,6 +58,12 @@ func (b *backend) Submit(ctx context.Context, kind string, base api.Base, name s
 	if !ok {
 		return api.Ref{}, &api.Error{Kind: api.ErrNotSupported, Message: fmt.Sprintf("unknown kind of request %q", kind)}
 	}
+	if kind == "preempt" {
+		// A cluster that a managed job owns has no workflow of its own to ask.
+		if row, err := b.store.Cluster(ctx, name); err == nil && row.Owner != "" {
+			wf = "PreemptOwned"
+		}
+	}
 	if err := failpoint.Hit(fpAcceptBefore); err != nil {
 		return api.Ref{}, err
 	}

@@ -91,6 +91,27 @@ func Refresh(ctx workflow.Context, in api.RefreshBody) (api.OpResult, error) {
 }
 
 // open writes the request's row. Like closeRequest it is done even if the request is cancelled meanwhile.
+// PreemptOwned takes spot nodes away from a cluster that a managed job owns: the job hears of it from its watcher, as it would of
+// any other loss.
+func PreemptOwned(ctx workflow.Context, in api.PreemptBody) (api.OpResult, error) {
+	in.RequestID = requestID(ctx, in.RequestID)
+	out := api.OpResult{RequestID: in.RequestID, Cluster: in.Cluster}
+	if err := open(ctx, in.Base, "sky.preempt", "preempt"); err != nil {
+		return out, err
+	}
+	notice := time.Duration(in.NoticeSeconds) * time.Second
+	actx := remote(ctx, activities.QueueProvision, "preempt", notice+time.Minute, notice+10*time.Minute)
+	var done activities.NodesOutput
+	if err := workflow.ExecuteActivity(actx, acts.PreemptOwned, in).Get(actx, &done); err != nil {
+		return out, ended(ctx, in.RequestID, err)
+	}
+	if done.Error != nil {
+		return out, fail(ctx, in.RequestID, done.Error)
+	}
+	out.Message = fmt.Sprintf("preempted node(s) %v of cluster %s", done.Ranks, in.Cluster)
+	return out, closeRequest(ctx, in.RequestID, out)
+}
+
 func open(ctx workflow.Context, b api.Base, name, kind string) error {
 	ctx, _ = workflow.NewDisconnectedContext(ctx)
 	r := api.Request{ID: b.RequestID, Name: name, Status: api.RequestRunning, User: b.User, UserHash: b.UserHash, Command: b.Command, CreatedAt: workflow.GetInfo(ctx).WorkflowStartTime}
