@@ -3,64 +3,58 @@ package activities
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
+	"strings"
 	"syscall"
+	"time"
 
+	"go.temporal.io/sdk/activity"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/skyloom/skyloom/agent/agentapi"
 	"github.com/skyloom/skyloom/api"
 	"github.com/skyloom/skyloom/internal/failpoint"
 	"github.com/skyloom/skyloom/internal/filesync"
-	"github.com/skyloom/skyloom/providers"
+	"github.com/skyloom/skyloom/internal/filesync/fanout"
 )
 
-var fpSyncMiddle = failpoint.Register("sync.before-apply")
+var (
+	fpSyncSend   = failpoint.Register("sync.before-send")
+	fpSyncMiddle = failpoint.Register("sync.before-apply")
+)
+
+const (
+	// plansAtOnce is how many nodes look at their files at a time.
+	plansAtOnce = 16
+	// syncRounds is how often a sync begins anew because a node lost what it was sent, or broke off.
+	syncRounds = 4
+	// slowRate is the rate, in bytes per second, below which compressing is worth its time.
+	slowRate = 40e6
+)
 
 // SyncFiles brings trees to every node by content: a node says what it lacks, gets just that, and puts it in place.
-// Idempotent: what is in place is not sent again.
+// Idempotent: what is in place, or was sent already, is not sent again.
 func (a *Activities) SyncFiles(ctx context.Context, in SyncInput) (SyncOutput, error) {
 	defer beat(ctx)()
 	p, err := a.provider(in.Provider)
 	if err != nil {
 		return SyncOutput{}, err
 	}
+	s := &syncing{a: a, in: in, attempt: int(activity.GetInfo(ctx).Attempt), clients: make([]*agentapi.Client, len(in.Nodes))}
+	defer s.close()
+	for i, n := range in.Nodes {
+		if s.clients[i], err = NodeClient(ctx, p, n); err != nil {
+			return SyncOutput{}, fmt.Errorf("node %d: %w", n.Rank, err)
+		}
+	}
 	var out SyncOutput
-	line := 0
 	for _, f := range in.Files {
-		m, err := a.Artifacts.Manifest(f.Manifest)
-		if errors.Is(err, fs.ErrNotExist) {
-			return SyncOutput{Error: &api.Error{Kind: api.ErrNotFound, Message: fmt.Sprintf("the content of %s is no longer kept", f.Dst), Hint: "launch again: it is uploaded anew"}}, nil
-		} else if err != nil {
-			return SyncOutput{}, err
-		}
-		files, size := m.Totals()
-		what := f.Dst
-		if f.Source != "" {
-			what = f.Source + " → " + f.Dst
-		}
-		a.say(ctx, in.EventKey, line, api.Event{Cluster: in.Cluster, Hash: in.Ref.Hash, RequestID: in.RequestID, Kind: api.EventStep, Step: "sync", Message: fmt.Sprintf("syncing %s (%d files, %s)", what, files, bytesText(size))})
-		line++
-		encoded, err := m.Bytes()
+		results, err := s.tree(ctx, f)
 		if err != nil {
-			return SyncOutput{}, err
-		}
-		results := make([]agentapi.FileResult, len(in.Nodes))
-		g, gctx := errgroup.WithContext(ctx)
-		g.SetLimit(8)
-		for i, n := range in.Nodes {
-			g.Go(func() error {
-				r, err := a.syncNode(gctx, p, n, f, encoded)
-				if err != nil {
-					return &nodeError{rank: n.Rank, err: err}
-				}
-				results[i] = r
-				return nil
-			})
-		}
-		if err := g.Wait(); err != nil {
 			if e := fileError(err, f.Dst); e != nil {
 				return SyncOutput{Error: e}, nil
 			}
@@ -70,12 +64,299 @@ func (a *Activities) SyncFiles(ctx context.Context, in SyncInput) (SyncOutput, e
 			out.Written += r.Written
 			out.Bytes += r.Bytes
 			for _, w := range r.Warnings {
-				a.say(ctx, in.EventKey, line, api.Event{Cluster: in.Cluster, Hash: in.Ref.Hash, RequestID: in.RequestID, Kind: api.EventOutput, Step: "sync", Message: fmt.Sprintf("node %d: %s", in.Nodes[i].Rank, w)})
-				line++
+				s.say(ctx, api.Event{Kind: api.EventOutput, Message: fmt.Sprintf("node %d: %s", in.Nodes[i].Rank, w)})
 			}
 		}
 	}
 	return out, nil
+}
+
+// syncing is one run of SyncFiles.
+type syncing struct {
+	a       *Activities
+	in      SyncInput
+	attempt int
+	clients []*agentapi.Client // by node
+	line    int                // of the timeline; a retried activity repeats none
+}
+
+func (s *syncing) close() {
+	for _, c := range s.clients {
+		if c != nil {
+			c.Close()
+		}
+	}
+}
+
+func (s *syncing) say(ctx context.Context, ev api.Event) {
+	ev.Cluster, ev.Hash, ev.RequestID, ev.Step = s.in.Cluster, s.in.Ref.Hash, s.in.RequestID, "sync"
+	s.a.say(ctx, s.in.EventKey, s.line, ev)
+	s.line++
+}
+
+// tree brings one tree to all nodes.
+func (s *syncing) tree(ctx context.Context, f api.FileMount) ([]agentapi.FileResult, error) {
+	encoded, err := s.a.Artifacts.ManifestBytes(f.Manifest)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &api.Error{Kind: api.ErrNotFound, Message: fmt.Sprintf("the content of %s is no longer kept", f.Dst), Hint: "launch again: it is uploaded anew"}
+	} else if err != nil {
+		return nil, err
+	}
+	m, err := filesync.Decode(bytes.NewReader(encoded), filesync.Limits{})
+	if err != nil {
+		return nil, err
+	}
+	files, size := m.Totals()
+	what := f.Dst
+	if f.Source != "" {
+		what = f.Source + " → " + f.Dst
+	}
+	s.say(ctx, api.Event{Kind: api.EventStep, Message: fmt.Sprintf("syncing %s (%d files, %s)", what, files, bytesText(size))})
+	t := &treeSync{syncing: s, f: f, what: what, encoded: encoded, m: m, results: make([]agentapi.FileResult, len(s.clients)), settled: make([]bool, len(s.clients))}
+	for round := 1; ; round++ {
+		err := t.round(ctx)
+		if err == nil {
+			return t.results, nil
+		}
+		if round == syncRounds || ctx.Err() != nil || !again(err) {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(time.Duration(round*round) * 200 * time.Millisecond):
+		}
+	}
+}
+
+// again says whether a node may fare better at once: it lost what it was sent, or the connection broke.
+func again(err error) bool {
+	var e *agentapi.Error
+	if errors.As(err, &e) {
+		return e.Kind == agentapi.KindNotFound
+	}
+	return cut(err) || !errors.Is(err, fs.ErrNotExist)
+}
+
+// cut says that a connection could not be made or broke. An agent's socket that is away looks like a missing file else.
+func cut(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op)
+}
+
+// treeSync is one tree on its way to all nodes.
+type treeSync struct {
+	*syncing
+	f       api.FileMount
+	what    string
+	encoded []byte
+	m       *filesync.Manifest
+	results []agentapi.FileResult
+	settled []bool // by node: it is as it has to be
+}
+
+// round plans all nodes that are not settled, sends and applies. It goes on from wherever the one before broke off.
+func (t *treeSync) round(ctx context.Context) error {
+	missing := make([][]string, len(t.clients))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(plansAtOnce)
+	for i := range t.clients {
+		if t.settled[i] {
+			continue
+		}
+		g.Go(func() (err error) {
+			missing[i], err = t.plan(gctx, i)
+			return t.onNode(i, err)
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if err := failpoint.Hit(fpSyncSend); err != nil {
+		return err
+	}
+	tr := &fanout.Transfer{Missing: missing, Sizes: t.m.Sizes(), Peers: t.peers(), Send: t.sender(), Fetch: t.fetch, Done: t.apply}
+	defer t.watch(ctx, tr)()
+	err := tr.Run(ctx)
+	var ne *fanout.NodeError
+	if errors.As(err, &ne) {
+		return t.onNode(ne.Node, ne.Err)
+	}
+	return err
+}
+
+func (t *treeSync) onNode(i int, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &nodeError{rank: t.in.Nodes[i].Rank, err: err}
+}
+
+func (t *treeSync) target() agentapi.FileApply {
+	return agentapi.FileApply{Manifest: t.f.Manifest, Dst: t.f.Dst, File: t.f.File, Mirror: t.f.Mirror}
+}
+
+// plan asks a node what it lacks, in the order of the tree. A node that lacks nothing is settled by that.
+func (t *treeSync) plan(ctx context.Context, i int) ([]string, error) {
+	to := t.target()
+	to.Now = true
+	plan, err := t.clients[i].PlanFiles(ctx, to, bytes.NewReader(t.encoded))
+	if err != nil {
+		return nil, err
+	}
+	if plan.Applied != nil {
+		t.results[i], t.settled[i] = *plan.Applied, true
+		return nil, nil
+	}
+	return t.m.InOrder(plan.Missing), nil
+}
+
+// apply puts a node's files in place.
+func (t *treeSync) apply(ctx context.Context, i int) error {
+	if t.settled[i] {
+		return nil
+	}
+	if err := failpoint.Hit(fpSyncMiddle); err != nil {
+		return err
+	}
+	r, err := t.clients[i].ApplyFiles(ctx, t.target())
+	if err != nil {
+		return err
+	}
+	t.results[i], t.settled[i] = r, true
+	return nil
+}
+
+// peers says whether the nodes may pass files on to each other: not on one machine, where it would gain nothing.
+func (t *treeSync) peers() bool {
+	for _, n := range t.in.Nodes {
+		if !strings.HasPrefix(n.AgentAddr, "https:") {
+			return false
+		}
+	}
+	return true
+}
+
+// sender sends from our own store. Where the way is slow it compresses.
+func (t *treeSync) sender() func(ctx context.Context, i int, hashes []string, progress func(int, int64)) error {
+	slow := make([]bool, len(t.clients)) // each node has one sending at a time
+	return func(ctx context.Context, i int, hashes []string, progress func(int, int64)) error {
+		var sent int64
+		o := filesync.PackOptions{Raw: !slow[i], Trusted: true, Progress: func(blobs int, bytes int64) {
+			sent = bytes
+			progress(blobs, bytes)
+		}}
+		start := time.Now()
+		if err := t.clients[i].SendBlobs(ctx, filesync.NewPackBody(ctx, t.a.Artifacts, hashes, o)); err != nil {
+			return err
+		}
+		onMachine := strings.HasPrefix(t.in.Nodes[i].AgentAddr, "unix:")
+		if took := time.Since(start).Seconds(); !onMachine && sent > 256<<10 && float64(sent)/took < slowRate {
+			slow[i] = true
+		}
+		return nil
+	}
+}
+
+// fetch makes a node ask another one.
+func (t *treeSync) fetch(ctx context.Context, i, from int, hashes []string) ([]string, error) {
+	got, err := t.clients[i].FetchBlobs(ctx, agentapi.FileFetch{NodeID: t.in.Nodes[from].ID, Hashes: hashes})
+	if agentapi.IsKind(err, agentapi.KindNotFound) {
+		return hashes, nil // an agent of an earlier version
+	}
+	if got.Trouble != "" {
+		t.a.Log.Warn("a node got files not from its peer", "cluster", t.in.Cluster, "node", t.in.Nodes[i].Rank, "peer", t.in.Nodes[from].Rank, "reason", got.Trouble)
+	}
+	return got.Missing, err
+}
+
+// nodeProgress is how far a node is, as the data of an event.
+type nodeProgress struct {
+	Rank       int   `json:"rank"`
+	Files      int   `json:"files"`
+	TotalFiles int   `json:"total_files"`
+	Bytes      int64 `json:"bytes"`
+	TotalBytes int64 `json:"total_bytes"`
+	Done       bool  `json:"done"`
+}
+
+// watch tells how far a transfer is: once a second at first, more rarely when it takes long. The function returned ends it.
+func (t *treeSync) watch(ctx context.Context, tr *fanout.Transfer) func() {
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		last := ""
+		for n := 0; ; n++ {
+			select {
+			case <-stop:
+				return
+			case <-time.After(progressPause(n)):
+			}
+			all := make([]nodeProgress, 0, len(t.clients))
+			for i, p := range tr.Progress() {
+				if p.TotalBlobs > 0 {
+					all = append(all, nodeProgress{t.in.Nodes[i].Rank, p.Blobs, p.TotalBlobs, p.Bytes, p.TotalBytes, p.Done})
+				}
+			}
+			text := progressText(all)
+			if text == "" || text == last {
+				continue
+			}
+			last = text
+			data, _ := json.Marshal(map[string]any{"dst": t.f.Dst, "nodes": all})
+			// The key holds the attempt: the numbers of another run are no repetition.
+			t.a.say(ctx, fmt.Sprintf("%s/%d/%d", t.in.EventKey, t.line, t.attempt), n, api.Event{Cluster: t.in.Cluster, Hash: t.in.Ref.Hash, RequestID: t.in.RequestID,
+				Kind: api.EventStep, Step: "sync", Message: "syncing " + t.what + ": " + text, Data: data})
+		}
+	}()
+	return func() { close(stop); <-done }
+}
+
+// progressPause is how long to wait before the nth report: hours of syncing are not hours of lines.
+func progressPause(n int) time.Duration {
+	switch {
+	case n < 20:
+		return time.Second
+	case n < 60:
+		return 5 * time.Second
+	}
+	return time.Minute
+}
+
+// progressText sums the nodes up. Nothing is said when there is nothing to send.
+func progressText(all []nodeProgress) string {
+	var sum nodeProgress
+	done := 0
+	for _, p := range all {
+		sum.Files += p.Files
+		sum.TotalFiles += p.TotalFiles
+		sum.Bytes += p.Bytes
+		sum.TotalBytes += p.TotalBytes
+		if p.Done {
+			done++
+		}
+	}
+	if len(all) == 0 || done == len(all) {
+		return ""
+	}
+	text := fmt.Sprintf("%d of %d files, %s of %s", sum.Files, sum.TotalFiles, bytesText(sum.Bytes), bytesText(sum.TotalBytes))
+	if sum.Files == sum.TotalFiles {
+		text = fmt.Sprintf("%d files sent, being put in place", sum.TotalFiles)
+	}
+	if len(all) == 1 {
+		return text
+	}
+	text += fmt.Sprintf(" to %d nodes, %d done", len(all), done)
+	last := -1
+	for i, p := range all {
+		if !p.Done && (last < 0 || p.Bytes*all[last].TotalBytes < all[last].Bytes*p.TotalBytes) {
+			last = i
+		}
+	}
+	if p := all[last]; p.Bytes < p.TotalBytes {
+		text += fmt.Sprintf("; node %d is last with %s of %s", p.Rank, bytesText(p.Bytes), bytesText(p.TotalBytes))
+	}
+	return text
 }
 
 type nodeError struct {
@@ -86,30 +367,12 @@ type nodeError struct {
 func (e *nodeError) Error() string { return fmt.Sprintf("node %d: %v", e.rank, e.err) }
 func (e *nodeError) Unwrap() error { return e.err }
 
-func (a *Activities) syncNode(ctx context.Context, p providers.Provider, n providers.Node, f api.FileMount, manifest []byte) (agentapi.FileResult, error) {
-	c, err := NodeClient(ctx, p, n)
-	if err != nil {
-		return agentapi.FileResult{}, err
-	}
-	defer c.Close()
-	apply := agentapi.FileApply{Manifest: f.Manifest, Dst: f.Dst, File: f.File, Mirror: f.Mirror}
-	plan, err := c.PlanFiles(ctx, apply, bytes.NewReader(manifest))
-	if err != nil {
-		return agentapi.FileResult{}, err
-	}
-	if len(plan.Missing) > 0 {
-		if err := c.SendBlobs(ctx, filesync.NewPackBody(ctx, a.Artifacts, plan.Missing, filesync.PackOptions{Raw: true, Trusted: true})); err != nil {
-			return agentapi.FileResult{}, err
-		}
-	}
-	if err := failpoint.Hit(fpSyncMiddle); err != nil {
-		return agentapi.FileResult{}, err
-	}
-	return c.ApplyFiles(ctx, apply)
-}
-
 // fileError tells a user's fault or a full disk from trouble that a retry may mend.
 func fileError(err error, dst string) *api.Error {
+	var said *api.Error
+	if errors.As(err, &said) {
+		return said
+	}
 	var e *agentapi.Error
 	if errors.As(err, &e) {
 		switch e.Kind {
@@ -118,6 +381,9 @@ func fileError(err error, dst string) *api.Error {
 		case agentapi.KindInvalid, agentapi.KindConflict:
 			return &api.Error{Kind: api.ErrInvalid, Message: fmt.Sprintf("%s: %v", dst, err)}
 		}
+	}
+	if cut(err) {
+		return nil
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return &api.Error{Kind: api.ErrNotFound, Message: fmt.Sprintf("%s: content is missing from the artifact store: %v", dst, err), Hint: "launch again: it is uploaded anew"}

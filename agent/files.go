@@ -26,6 +26,9 @@ const spoolAge = 6 * time.Hour
 // planAge is how long a plan stays in memory for its apply; after that the manifest is read back from the disk.
 const planAge = 10 * time.Minute
 
+// planFresh is how long an apply need not look again at files that the plan found in order.
+const planFresh = 30 * time.Second
+
 // fileStore holds what was sent for syncs: blobs by hash in spool/, manifests by id in manifests/. A manifest that was
 // planned and not yet applied is pending, and keeps its blobs.
 type fileStore struct {
@@ -42,6 +45,7 @@ type pendingSync struct {
 	missing  []string // what the destination lacked
 	manifest *filesync.Manifest
 	target   filesync.Target
+	need     filesync.Need
 }
 
 // blobs opens the spool; what was left there long ago is removed first.
@@ -105,6 +109,9 @@ func (a *Agent) fileRoutes(m *http.ServeMux) {
 		to := agentapi.FileApply{Dst: q.Get("dst"), File: q.Get("file") != "", Mirror: q.Get("mirror") != "", Now: q.Get("now") != ""}
 		return a.PlanFiles(r.Context(), to, r.Body)
 	})
+	handle(m, "POST /v1/files/fetch", with(func(f agentapi.FileFetch, r *http.Request) (any, error) {
+		return a.FetchBlobs(r.Context(), f)
+	}))
 	handle(m, "PUT /v1/files/blobs", func(r *http.Request) (any, error) { return nil, a.TakeBlobs(r.Context(), r.Body) })
 	handle(m, "POST /v1/files/apply", with(func(to agentapi.FileApply, r *http.Request) (any, error) {
 		return a.ApplyFiles(r.Context(), to)
@@ -163,7 +170,14 @@ func (a *Agent) PlanFiles(ctx context.Context, to agentapi.FileApply, body io.Re
 		res, err := a.bring(ctx, id, m, t, spool)
 		return agentapi.FilePlan{Missing: []string{}, Applied: &res}, err
 	}
-	p := &pendingSync{id: id, since: time.Now(), missing: need.Missing, manifest: m, target: t}
+	lacks, err := spool.Has(ctx, need.Missing)
+	if err != nil {
+		return agentapi.FilePlan{}, fileError(err)
+	}
+	p := &pendingSync{id: id, since: time.Now(), missing: need.Missing, manifest: m, target: t, need: need}
+	if err := a.roomFor(m, need, lacks, t.Dst); err != nil {
+		return agentapi.FilePlan{}, err
+	}
 	if err := a.keepManifest(p); err != nil {
 		return agentapi.FilePlan{}, diskError(err)
 	}
@@ -178,13 +192,9 @@ func (a *Agent) PlanFiles(ctx context.Context, to agentapi.FileApply, body io.Re
 	time.AfterFunc(planAge, func() {
 		a.files.mu.Lock()
 		defer a.files.mu.Unlock()
-		p.manifest, p.target = nil, filesync.Target{}
+		p.manifest, p.target, p.need = nil, filesync.Target{}, filesync.Need{}
 	})
 	plan := agentapi.FilePlan{Missing: []string{}}
-	lacks, err := spool.Has(ctx, need.Missing)
-	if err != nil {
-		return plan, fileError(err)
-	}
 	if len(lacks) > 0 {
 		sizes := m.Sizes()
 		plan.Missing = lacks
@@ -218,9 +228,15 @@ func (a *Agent) TakeBlobs(ctx context.Context, body io.Reader) error {
 	if err != nil {
 		return err
 	}
-	_, err = spool.PutPack(ctx, body, filesync.PackLimits{})
+	if _, err = spool.PutPack(ctx, body, filesync.PackLimits{}); err != nil {
+		// What is left is read, or the sender might see a broken connection before it sees the reason.
+		_, _ = io.CopyN(io.Discard, body, drainBytes)
+	}
 	return fileError(err)
 }
+
+// drainBytes is how much of a refused pack is read, in bytes: somewhat more than senders put into one.
+const drainBytes = 64 << 20
 
 // ApplyFiles brings a destination to the state of a manifest that was planned.
 func (a *Agent) ApplyFiles(ctx context.Context, to agentapi.FileApply) (agentapi.FileResult, error) {
@@ -241,6 +257,10 @@ func (a *Agent) ApplyFiles(ctx context.Context, to agentapi.FileApply) (agentapi
 	var m *filesync.Manifest
 	if p != nil && p.manifest != nil {
 		m, t.Index = p.manifest, p.target.Index
+		if time.Since(p.since) < planFresh {
+			need := p.need
+			t.Planned = &need
+		}
 	}
 	a.files.mu.Unlock()
 	if m == nil {
@@ -289,7 +309,7 @@ func (a *Agent) forget(id string, m *filesync.Manifest, t filesync.Target) {
 	case p != nil:
 		gone = p.missing
 		delete(a.files.pending, key)
-	case t.Planned == nil: // planned before the agent was restarted
+	case t.Planned == nil: // planned long ago, maybe before the agent was restarted
 		gone = m.Hashes()
 	}
 	keep, named := map[string]bool{}, false
@@ -300,7 +320,7 @@ func (a *Agent) forget(id string, m *filesync.Manifest, t filesync.Target) {
 		}
 		named = named || p.id == id
 		if p.target.Dst == t.Dst { // what it knows of the destination is out of date
-			p.manifest, p.target = nil, filesync.Target{}
+			p.manifest, p.target, p.need = nil, filesync.Target{}, filesync.Need{}
 		}
 		for _, h := range p.missing {
 			keep[h] = true
@@ -310,7 +330,7 @@ func (a *Agent) forget(id string, m *filesync.Manifest, t filesync.Target) {
 	if err := a.files.spool.Remove(gone...); err != nil {
 		a.log.Warn("files of a sync were not removed", "error", err)
 	}
-	if !named && t.Planned == nil {
+	if !named {
 		os.Remove(a.path("manifests", id))
 	}
 }

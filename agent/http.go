@@ -136,6 +136,7 @@ func (a *Agent) routes() http.Handler {
 }
 
 func (a *Agent) peerRoutes(m *http.ServeMux) {
+	a.peerFileRoutes(m)
 	call := with(func(in peerCall, r *http.Request) (any, error) {
 		return a.servePeer(r.Context(), r.PathValue("verb"), in)
 	})

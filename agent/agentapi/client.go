@@ -265,6 +265,11 @@ func (c *Client) SendBlobs(ctx context.Context, pack io.Reader) error {
 	return err
 }
 
+// FetchBlobs makes the node get blobs from another node of its cluster. KindNotFound: the agent knows no such call.
+func (c *Client) FetchBlobs(ctx context.Context, f FileFetch) (FileFetched, error) {
+	return call[FileFetched](ctx, c, "POST", "/v1/files/fetch", f)
+}
+
 // ApplyFiles brings a tree to the state of a manifest planned before, whose blobs were sent.
 func (c *Client) ApplyFiles(ctx context.Context, a FileApply) (FileResult, error) {
 	return call[FileResult](ctx, c, "POST", "/v1/files/apply", a)

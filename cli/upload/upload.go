@@ -159,7 +159,7 @@ func (u *uploader) attempt(ctx context.Context, path, shown string, live *consol
 		if round == 3 {
 			return nil, fmt.Errorf("the server still lacks %d files after they were sent three times\nIs its disk full? See: sky api logs --server-logs", len(reply.Missing))
 		}
-		if err := u.send(ctx, tree, reply.Missing, shown, live); err != nil {
+		if err := u.send(ctx, tree, tree.Manifest.InOrder(reply.Missing), shown, live); err != nil {
 			return nil, err
 		}
 	}

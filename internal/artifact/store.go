@@ -506,20 +506,25 @@ func (s *Store) writeManifest(m *filesync.Manifest, path string) (err error) {
 	return flushEach([]string{filepath.Dir(path), filepath.Join(s.dir, manifestDir)})
 }
 
-// Manifest reads a manifest back. The error for one it lacks is fs.ErrNotExist.
-func (s *Store) Manifest(id string) (*filesync.Manifest, error) {
+// ManifestBytes gives a manifest as it came, in wire form. The error for one it lacks is fs.ErrNotExist.
+func (s *Store) ManifestBytes(id string) ([]byte, error) {
 	if !filesync.IsHash(id) {
 		return nil, fmt.Errorf("%w: %.80q is not a manifest's id", filesync.ErrInvalid, id)
 	}
-	f, err := os.Open(s.manifestPath(id))
+	data, err := os.ReadFile(s.manifestPath(id))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("manifest %s: %w", id[:12], fs.ErrNotExist)
+		err = fmt.Errorf("manifest %s: %w", id[:12], fs.ErrNotExist)
 	}
+	return data, err
+}
+
+// Manifest reads a manifest back. The error for one it lacks is fs.ErrNotExist.
+func (s *Store) Manifest(id string) (*filesync.Manifest, error) {
+	data, err := s.ManifestBytes(id)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	m, err := filesync.Decode(f, filesync.Limits{})
+	m, err := filesync.Decode(bytes.NewReader(data), filesync.Limits{})
 	if err != nil {
 		return nil, fmt.Errorf("manifest %s in %s: %w", id[:12], s.dir, err)
 	}

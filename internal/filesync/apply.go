@@ -320,7 +320,7 @@ func (a *applier) build(ctx context.Context, c *chunk, e *Entry, temp string, h 
 	if e.Kind == KindLink {
 		return c.root.Symlink(filepath.FromSlash(e.Link), temp)
 	}
-	if m, ok := a.src.(Mover); ok && a.t.Trusted && e.Size >= moveFrom && a.usedOnce(e.Hash) {
+	if m, ok := a.src.(Mover); ok && a.t.Trusted && e.Size >= MoveFrom && a.usedOnce(e.Hash) {
 		if err := c.take(m, e, temp); err == nil {
 			return nil
 		}
@@ -345,15 +345,15 @@ func (a *applier) build(ctx context.Context, c *chunk, e *Entry, temp string, h 
 	return f.finish(time.Unix(0, e.ModTime))
 }
 
-// moveFrom is the size, in bytes, from which a blob is rather moved than copied.
-const moveFrom = 128 << 10
+// MoveFrom is the size, in bytes, from which a blob is rather moved than copied, if its source can do that.
+const MoveFrom = 128 << 10
 
 // usedOnce says whether only one entry has this content.
 func (a *applier) usedOnce(hash string) bool {
 	a.usesOnce.Do(func() {
 		a.uses = map[string]int{}
 		for i := range a.m.Entries {
-			if e := &a.m.Entries[i]; e.Kind == KindFile && e.Size >= moveFrom {
+			if e := &a.m.Entries[i]; e.Kind == KindFile && e.Size >= MoveFrom {
 				a.uses[e.Hash]++
 			}
 		}

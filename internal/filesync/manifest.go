@@ -89,6 +89,25 @@ func (m *Manifest) Hashes() []string {
 	return out
 }
 
+// InOrder gives blobs of the tree in the order in which its files come, each once: read so, a disk need not seek. Blobs that
+// the tree lacks are left out.
+func (m *Manifest) InOrder(hashes []string) []string {
+	want := make(map[string]struct{}, len(hashes))
+	for _, h := range hashes {
+		want[h] = struct{}{}
+	}
+	out := make([]string, 0, len(want))
+	for i := 0; i < len(m.Entries) && len(want) > 0; i++ {
+		if e := &m.Entries[i]; e.Kind == KindFile {
+			if _, ok := want[e.Hash]; ok {
+				delete(want, e.Hash)
+				out = append(out, e.Hash)
+			}
+		}
+	}
+	return out
+}
+
 // Sizes maps each blob of the tree to its size in bytes.
 func (m *Manifest) Sizes() map[string]int64 {
 	out := make(map[string]int64, len(m.Entries))
