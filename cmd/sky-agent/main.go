@@ -14,6 +14,7 @@ import (
 
 	"github.com/skyloom/skyloom/agent"
 	"github.com/skyloom/skyloom/agent/rsyncd"
+	"github.com/skyloom/skyloom/agent/scpd"
 	"github.com/skyloom/skyloom/agent/sharedhost"
 	"github.com/skyloom/skyloom/agent/shim"
 	"github.com/skyloom/skyloom/agent/supervisor"
@@ -27,6 +28,7 @@ const usage = `sky-agent runs on the nodes of a cluster; sky-server starts it th
   sky-agent serve --config node.json    the agent proper; started by init
   sky-agent job-shim --spec FILE        runs one script of a job; started by serve
   sky-agent host VERB NONCE             on a shared host: claims, nodes; called by sky-server over SSH
+  sky-agent rsync|scp ...               the far end of a user's rsync or scp; started by serve
   sky-agent version
 `
 
@@ -46,6 +48,8 @@ func run(args []string) int {
 	case "rsync": // on nodes that have none: the far end of a user's rsync
 		debug.SetGCPercent(200)
 		return rsyncd.Run(args[1:], os.Stdin, os.Stdout, os.Stderr)
+	case "scp":
+		return scpd.Run(args[1:], os.Stdin, os.Stdout, os.Stderr)
 	case "init", "serve", "job-shim":
 		flag := "--config"
 		if verb == "job-shim" {

@@ -197,9 +197,6 @@ func TestCopying(t *testing.T) {
 	}
 	for _, how := range []string{"-s", "-O"} {
 		t.Run("scp "+how, func(t *testing.T) {
-			if how == "-O" {
-				t.Skip("the protocol of old scp comes with the agent's own")
-			}
 			back := t.TempDir()
 			dst := "copied" + how
 			for _, args := range [][]string{{"-r", "-p", tree, "dev-worker1:" + dst}, {"-r", "dev-worker1:" + dst, back}} {
