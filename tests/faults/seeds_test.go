@@ -34,7 +34,7 @@ var zones = []string{"east-1a", "east-1b", "east-1c", "west-1a", "west-1b", "nor
 // TestSeeds runs random schedules of operations and faults in fake time. SKYLOOM_SEEDS says how many, SKYLOOM_FIRST_SEED
 // where they begin.
 func TestSeeds(t *testing.T) {
-	first, n := number(t, "SKYLOOM_FIRST_SEED", 1), number(t, "SKYLOOM_SEEDS", 200)
+	first, n := number(t, "SKYLOOM_FIRST_SEED", 1), number(t, "SKYLOOM_SEEDS", 300)
 	var mu sync.Mutex
 	total := map[string]int{}
 	slots := make(chan struct{}, runtime.GOMAXPROCS(0))
