@@ -74,6 +74,10 @@ func (a *Activities) Deliver(ctx context.Context, in DeliverInput) (DeliverOutpu
 	if err := task.ValidateClusterName(name); err != nil {
 		return DeliverOutput{Error: invalid("cluster name: %v", err)}, nil
 	}
+	if row, err := a.Store.Cluster(ctx, name); err == nil && row.Owner != "" {
+		return DeliverOutput{Error: &api.Error{Kind: api.ErrNotSupported, Message: fmt.Sprintf("cluster %q belongs to a managed job (%s), which alone brings it up and takes it down", name, row.Owner),
+			Hint: "see it with: sky jobs queue; end it with: sky jobs cancel"}}, nil
+	}
 	if err := a.Store.Write(ctx, store.Batch{Requests: []store.RequestUpdate{{ID: in.Op.Key, Status: api.RequestRunning, Cluster: name}}}); err != nil {
 		return DeliverOutput{}, err
 	}
@@ -318,5 +322,14 @@ func unsupported(b api.LaunchBody) *api.Error {
 	case b.CloneDiskFrom != "":
 		return &api.Error{Kind: api.ErrNotSupported, Message: "--clone-disk-from comes with the cloud providers of a later release"}
 	}
-	return nil
+	return unknownWorkspace(b.Workspace)
+}
+
+// unknownWorkspace refuses workspaces other than the one there is.
+func unknownWorkspace(name string) *api.Error {
+	if name == "" || name == "default" {
+		return nil
+	}
+	return &api.Error{Kind: api.ErrNotSupported, Message: fmt.Sprintf("there is no workspace %q: workspaces come with a later release, until then there is only `default`", name),
+		Hint: "leave --workspace and active_workspace out"}
 }
