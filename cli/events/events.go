@@ -181,8 +181,8 @@ func Line(s *session.Session, e api.Event, showRequest bool) string {
 		msg = s.IO.OutStyle(session.Yellow, follow.RetryText(s.Now(), msg, e.NextRetry))
 	}
 	b.WriteString(msg)
-	if e.Attempt > 1 {
-		fmt.Fprintf(&b, " (attempt %d)", e.Attempt)
+	if attempt := fmt.Sprintf("attempt %d", e.Attempt); e.Attempt > 1 && !strings.Contains(msg, attempt) {
+		b.WriteString(" (" + attempt + ")")
 	}
 	return b.String()
 }

@@ -159,7 +159,7 @@ func tail(ctx context.Context, s *session.Session, c *api.Client, id int64, f ap
 		return 1, err
 	}
 	reason := ""
-	if end.Reason != "" && end.Status != api.ManagedSucceeded {
+	if end.Reason != "" && end.Status != api.ManagedSucceeded && !strings.EqualFold(end.Reason, string(end.Status)) {
 		reason = " (" + end.Reason + ")"
 	}
 	switch {

@@ -134,7 +134,7 @@ func (s *Server) sendManaged(ctx context.Context, in *managedLogQuery, out *fram
 		if !group && in.Task == "" && row.TaskID < past {
 			continue
 		}
-		t := &taskLog{s: s, job: in.ID, task: row.TaskID, name: row.TaskName, many: row.NumTasks > 1, follow: in.Follow, tail: in.Tail, out: out}
+		t := &taskLog{s: s, job: in.ID, jobName: row.Name, task: row.TaskID, name: row.TaskName, many: row.NumTasks > 1, follow: in.Follow, tail: in.Tail, out: out}
 		if p := cursor[row.TaskID]; p != nil {
 			t.attempt, t.at, t.announced = p.attempt, p.at, true
 		}
@@ -191,14 +191,15 @@ func (s *Server) heard(ctx context.Context, told <-chan struct{}, d time.Duratio
 // taskLog sends the log of one task, attempt after attempt: of those that are over what was kept, of the present one what
 // its nodes have. How far each node was read is counted, so that what was kept goes on where a lost node's log broke off.
 type taskLog struct {
-	s      *Server
-	job    int64
-	task   int
-	name   string
-	many   bool // the job has other tasks
-	follow bool
-	tail   int // of the attempt that is read first
-	out    *frameWriter
+	s       *Server
+	job     int64
+	jobName string
+	task    int
+	name    string
+	many    bool // the job has other tasks
+	follow  bool
+	tail    int // of the attempt that is read first
+	out     *frameWriter
 
 	attempt   int // that is read; 0: not begun
 	at        map[int]offsets
@@ -272,7 +273,7 @@ func (t *taskLog) announce(nodes int) error {
 		return nil
 	}
 	t.announced = true
-	f := api.LogFrame{JobID: t.job, Task: t.task, Attempt: t.attempt, Nodes: nodes}
+	f := api.LogFrame{JobID: t.job, JobName: t.jobName, Task: t.task, Attempt: t.attempt, Nodes: nodes}
 	if t.many {
 		f.TaskName = t.name
 	}
