@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/skyloom/skyloom/agent/agentapi"
@@ -183,7 +184,7 @@ func (a *Activities) CancelJobs(ctx context.Context, in CancelInput) (CancelOutp
 		out.Warnings = append(out.Warnings, fmt.Sprintf("there is no job %d", id))
 	}
 	if len(rep.Unknown) > 0 && len(rep.Cancelled)+len(rep.Finished) == 0 {
-		out.Error = &api.Error{Kind: api.ErrJobNotFound, Message: fmt.Sprintf("cluster %q has no job %v", in.Ref.Name, rep.Unknown), Hint: "see its jobs: sky queue " + in.Ref.Name}
+		out.Error = &api.Error{Kind: api.ErrJobNotFound, Message: fmt.Sprintf("cluster %q has no job %s", in.Ref.Name, strings.Trim(strings.Join(strings.Fields(fmt.Sprint(rep.Unknown)), ", "), "[]")), Hint: "see its jobs: sky queue " + in.Ref.Name}
 	}
 	quick, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()

@@ -126,6 +126,9 @@ func (a *Activities) Optimize(ctx context.Context, b api.OptimizeBody) (api.Plan
 	if e != nil {
 		return api.Plan{}, e
 	}
+	if e := unknownWorkspace(b.Workspace); e != nil {
+		return api.Plan{}, e
+	}
 	verb := task.VerbLaunch
 	if b.Exec {
 		verb = task.VerbExec
