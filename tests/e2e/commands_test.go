@@ -34,6 +34,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"absent":  cmdAbsent,
 	"proc":    cmdProc,
 	"http":    cmdHTTP,
+	"raw":     cmdRaw,
 	"replace": cmdReplace,
 	"files":   cmdFiles,
 	"foreign": cmdForeign,
@@ -314,6 +315,30 @@ func cmdHTTP(ts *testscript.TestScript, neg bool, args []string) {
 	got, err := io.ReadAll(io.LimitReader(resp.Body, 10<<20))
 	ts.Check(err)
 	fmt.Fprintf(ts.Stdout(), "%d\n%s\n", resp.StatusCode, got)
+}
+
+// cmdRaw sends bytes to the script's server, closes its side, and reads what comes until the server hangs up, for 5 s at
+// most: raw BYTES, with Go's escapes. What came goes to stdout.
+func cmdRaw(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 || neg {
+		ts.Fatalf("usage: raw BYTES")
+	}
+	text, err := strconv.Unquote(`"` + strings.ReplaceAll(args[0], `"`, `\"`) + `"`)
+	ts.Check(err)
+	var state struct {
+		URL string `json:"url"`
+	}
+	b, err := os.ReadFile(filepath.Join(ts.Getenv("SKY_HOME"), "server.json"))
+	ts.Check(err)
+	ts.Check(json.Unmarshal(b, &state))
+	conn, err := net.Dial("tcp", strings.TrimPrefix(state.URL, "http://"))
+	ts.Check(err)
+	defer conn.Close()
+	ts.Check(conn.SetDeadline(time.Now().Add(5 * time.Second)))
+	_, _ = conn.Write([]byte(text))
+	_ = conn.(*net.TCPConn).CloseWrite()
+	got, _ := io.ReadAll(io.LimitReader(conn, 1<<20))
+	_, _ = ts.Stdout().Write(got)
 }
 
 // cmdReplace changes a text in a file: replace OLD NEW FILE.
