@@ -80,7 +80,7 @@ func (b *backend) CancelManagedJobs(ctx context.Context, in api.JobsCancelBody) 
 	if len(ids) == 0 && !in.All && !in.AllUsers {
 		what := in.Name
 		if what == "" {
-			what = fmt.Sprint(in.JobIDs)
+			what = api.FormatIDs(in.JobIDs)
 		}
 		return api.JobsCancelReply{}, &api.Error{Kind: api.ErrJobNotFound, Message: "there is no managed job " + what, Hint: "see all: sky jobs queue"}
 	}
