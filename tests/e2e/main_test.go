@@ -231,6 +231,7 @@ func scripts(t *testing.T, dir string, home func(*testscript.Env) string, end bo
 					if wrong := finish(h); len(wrong) > 0 {
 						env.T().Fatal(strings.Join(wrong, "\n"))
 					}
+					_ = exec.Command("umount", h).Run() // a script may have put a small disk there
 					_ = os.RemoveAll(h)
 				})
 			}
