@@ -203,11 +203,12 @@ func entryOf(l api.Cluster, old sshconfig.Cluster, server string) sshconfig.Clus
 		if old.Hash == l.Hash && old.Server == server && i < len(old.Hosts) {
 			e.Hosts[i] = old.Hosts[i]
 		}
-		switch {
-		case i < len(l.NodeIPs) && l.NodeIPs[i] != "":
-			e.Hosts[i].IP = l.NodeIPs[i]
+		switch { // only for people, and Up knows better
+		case e.Hosts[i].IP != "":
 		case i == 0 && l.HeadIP != "":
 			e.Hosts[i].IP = l.HeadIP
+		case i < len(l.NodeIPs):
+			e.Hosts[i].IP = l.NodeIPs[i]
 		}
 	}
 	return e
