@@ -22,6 +22,7 @@ func main() {
 	ops := flag.Int("ops", 200, "execs and launches to average over")
 	idle := flag.Duration("idle", 20*time.Second, "how long an idle process is looked at")
 	files := flag.Int("files", 0, "measure only the sync of a tree of so many files")
+	only := flag.String("only", "", "measure only this step: version, local, files or many")
 	flag.Parse()
 	if runtime.GOOS != "linux" {
 		fmt.Fprintln(os.Stderr, "bench: reads /proc, and so needs Linux")
@@ -29,7 +30,7 @@ func main() {
 	}
 	dir, err := filepath.Abs(*bin)
 	if err == nil {
-		b := &bench{bin: dir, clusters: *clusters, ops: *ops, idle: *idle, files: *files}
+		b := &bench{bin: dir, clusters: *clusters, ops: *ops, idle: *idle, files: *files, only: *only}
 		err = b.run()
 	}
 	if err != nil {
@@ -42,6 +43,7 @@ type bench struct {
 	bin           string
 	clusters, ops int
 	files         int
+	only          string
 	idle          time.Duration
 	rows          [][3]string
 }
@@ -55,13 +57,18 @@ func (b *bench) run() error {
 	load, _ := os.ReadFile("/proc/loadavg")
 	fmt.Printf("%d cores; load before: %s\n", runtime.NumCPU(), strings.TrimSpace(string(load)))
 	fmt.Println("| what | at most | reached |\n|---|---|---|")
-	steps := []func() error{b.version, b.local, b.fileSyncs, b.many}
 	if b.files > 0 {
-		steps = []func() error{b.fileSyncs}
+		b.only = "files"
 	}
-	for _, step := range steps {
-		if err := step(); err != nil {
-			return err
+	for _, step := range []struct {
+		name string
+		do   func() error
+	}{{"version", b.version}, {"local", b.local}, {"files", b.fileSyncs}, {"many", b.many}} {
+		if b.only != "" && b.only != step.name {
+			continue
+		}
+		if err := step.do(); err != nil {
+			return fmt.Errorf("%s: %w", step.name, err)
 		}
 	}
 	return nil
