@@ -268,10 +268,14 @@ func (s *saver) loop(ctx context.Context, row activities.WatchRow, notices <-cha
 	}
 }
 
+// onceSilent stands for a failure in which the node had no say.
+const onceSilent = "silent"
+
 // tell makes events of what is worth one: a save after a notice, and the first of the failures in a row.
 func (s *saver) tell(ctx context.Context, row activities.WatchRow, why string, c api.Checkpoint, fresh bool, err error, last string) string {
 	ev := api.Event{Time: time.Now(), Cluster: row.Name, Hash: row.Ref.Hash, JobID: row.Checkpoint.Job, Step: "checkpoint", Attempt: row.Checkpoint.Attempt}
 	text := ""
+	var said *agentapi.Error
 	switch {
 	case err == nil && why == whyNotice:
 		ev.Kind, ev.Message = api.EventStep, savedText(c, fresh)
@@ -279,6 +283,8 @@ func (s *saver) tell(ctx context.Context, row activities.WatchRow, why string, c
 		return ""
 	case err.Error() == last:
 		return last
+	case why != whyNotice && !errors.As(err, &said) && !errors.Is(err, artifact.ErrFull) && last != onceSilent:
+		return onceSilent // it may just be on its way out, of which others tell
 	default:
 		text = err.Error()
 		ev.Kind, ev.Message = api.EventError, "not saved: "+text
