@@ -41,7 +41,7 @@ const (
 type saver struct {
 	store     *store.Store
 	artifacts *artifact.Store
-	providers *providers.Registry
+	dial      func(ctx context.Context, provider string, n providers.Node) (*agentapi.Client, error)
 	log       *slog.Logger
 
 	mu   sync.Mutex
@@ -49,7 +49,14 @@ type saver struct {
 }
 
 func newSaver(s *store.Store, a *artifact.Store, p *providers.Registry, log *slog.Logger) *saver {
-	return &saver{store: s, artifacts: a, providers: p, log: log, busy: map[string]chan struct{}{}}
+	dial := func(ctx context.Context, provider string, n providers.Node) (*agentapi.Client, error) {
+		infra, err := p.Get(provider)
+		if err != nil {
+			return nil, err
+		}
+		return activities.NodeClient(ctx, infra, n)
+	}
+	return &saver{store: s, artifacts: a, dial: dial, log: log, busy: map[string]chan struct{}{}}
 }
 
 // Errors of a save that are not worth a word.
@@ -93,10 +100,6 @@ func (s *saver) save(ctx context.Context, row activities.WatchRow, why string, s
 		return c, false, err
 	}
 	defer unlock()
-	p, err := s.providers.Get(row.Provider)
-	if err != nil {
-		return c, false, err
-	}
 	nodes := slices.Clone(row.Nodes)
 	slices.SortFunc(nodes, func(a, b providers.Node) int { return a.Rank - b.Rank })
 	if !rule.All {
@@ -115,7 +118,7 @@ func (s *saver) save(ctx context.Context, row activities.WatchRow, why string, s
 	for i, n := range nodes {
 		g.Go(func() error {
 			var err error
-			if got[i], err = s.fetch(gctx, p, n, spec); err != nil {
+			if got[i], err = s.fetch(gctx, row.Provider, n, spec); err != nil {
 				return fmt.Errorf("node %d: %w", n.Rank, err)
 			}
 			return nil
@@ -144,8 +147,8 @@ func (s *saver) save(ctx context.Context, row activities.WatchRow, why string, s
 }
 
 // fetch takes a picture on one node and brings what is new of it into the artifact store, durably.
-func (s *saver) fetch(ctx context.Context, p providers.Provider, n providers.Node, spec agentapi.CheckpointSpec) (agentapi.CheckpointReply, error) {
-	c, err := activities.NodeClient(ctx, p, n)
+func (s *saver) fetch(ctx context.Context, provider string, n providers.Node, spec agentapi.CheckpointSpec) (agentapi.CheckpointReply, error) {
+	c, err := s.dial(ctx, provider, n)
 	if err != nil {
 		return agentapi.CheckpointReply{}, err
 	}
