@@ -3,9 +3,11 @@ package nodepools
 import (
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -178,7 +180,7 @@ func part(free, all float64) string {
 	if free >= all-0.01 {
 		return table.Number(all)
 	}
-	return table.Number(free) + " of " + table.Number(all) + " free"
+	return fmt.Sprintf("%s of %s free", strconv.FormatFloat(math.Round(free*100)/100, 'f', -1, 64), table.Number(all))
 }
 
 // verdict is an error if a pool has no host that can be used, or a host is not clean.

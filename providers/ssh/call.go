@@ -33,7 +33,7 @@ type ready struct {
 }
 
 // shellLimit is how long a login shell may take to carry out a simple command.
-const shellLimit = 15 * time.Second
+const shellLimit = 10 * time.Second
 
 func nonce() string {
 	b := make([]byte, 8)
@@ -79,6 +79,8 @@ func misbehaves(what, stdout, stderr string, code int, err error) error {
 		said = "…" + said[len(said)-300:]
 	}
 	switch {
+	case errors.Is(err, errCut):
+		return err
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("its login shell did not %s in time; what its start-up files (.bashrc, .profile) do may hang", what)
 	case err != nil:
@@ -392,6 +394,9 @@ func (l *link) call(ctx context.Context, src providers.AgentSource, verb string,
 		var u *unreachable
 		if errors.As(err, &u) {
 			return reply, err
+		}
+		if errors.Is(err, errCut) {
+			return reply, &silent{err}
 		}
 		if err != nil {
 			return reply, &silent{fmt.Errorf("the connection broke: %w", err)}

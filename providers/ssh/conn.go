@@ -223,9 +223,12 @@ func explain(err error, t target, addr string, limit time.Duration) error {
 	var dns *net.DNSError
 	switch {
 	case errors.As(err, &dns):
+		if dns.IsNotFound {
+			return fmt.Errorf("its name %s is not known", t.Addr)
+		}
 		return fmt.Errorf("its name %s is not known (%w)", t.Addr, err)
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("nothing listens at %s (%w)", addr, err)
+		return fmt.Errorf("nothing listens at %s (connection refused)", addr)
 	case errors.Is(err, context.DeadlineExceeded), os.IsTimeout(err):
 		return fmt.Errorf("down or cut off: %s does not answer within %v", addr, limit)
 	}
@@ -387,16 +390,14 @@ func (l *link) session(ctx context.Context, impatient bool) (s *ssh.Session, fre
 			ch <- opened{s, err}
 		}()
 		var o opened
-		select {
-		case o = <-ch:
-		case <-ctx.Done():
+		if o, err = patiently(ctx, l, ch); err != nil {
 			go func() {
 				if o := <-ch; o.s != nil {
 					o.s.Close()
 				}
 			}()
 			free()
-			return nil, nil, ctx.Err()
+			return nil, nil, err
 		}
 		if o.err == nil {
 			l.mu.Lock()
@@ -471,11 +472,11 @@ func (l *link) run(ctx context.Context, command string, stdin io.Reader) (stdout
 	}
 	done := make(chan error, 1)
 	go func() { done <- s.Run(command) }()
-	select {
-	case err = <-done:
-	case <-ctx.Done():
+	ended, err := patiently(ctx, l, done)
+	if err == nil {
+		err = ended
+	} else {
 		s.Close()
-		err = ctx.Err()
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -488,6 +489,54 @@ func (l *link) run(ctx context.Context, command string, stdin io.Reader) (stdout
 		return stdout, stderr, -1, err
 	}
 	return stdout, stderr, 0, nil
+}
+
+const (
+	lookAfter = 2 * time.Second // a command that takes longer may be one on a dead host
+	lookFor   = 3 * time.Second // what a living host takes at most to show that it lives
+)
+
+// errCut is a host that went away in the middle of something.
+var errCut = errors.New("down or cut off: it has stopped answering")
+
+// patiently waits for what a host is to answer, and sees to it that one that has gone away is noticed soon.
+func patiently[T any](ctx context.Context, l *link, answer <-chan T) (v T, err error) {
+	t := time.NewTicker(lookAfter)
+	defer t.Stop()
+	for {
+		select {
+		case v = <-answer:
+			return v, nil
+		case <-ctx.Done():
+			return v, ctx.Err()
+		case <-t.C:
+			if !l.lives(lookFor) {
+				l.drop(nil)
+				return v, errCut
+			}
+		}
+	}
+}
+
+// lives says that the host answers on the connection there is.
+func (l *link) lives(within time.Duration) bool {
+	l.mu.Lock()
+	c := l.client
+	l.mu.Unlock()
+	if c == nil {
+		return false
+	}
+	answered := make(chan error, 1)
+	go func() {
+		_, _, err := c.SendRequest("keepalive@openssh.com", true, nil)
+		answered <- err
+	}()
+	select {
+	case err := <-answered:
+		return err == nil
+	case <-time.After(within):
+		return false
+	}
 }
 
 // internal makes an error of ours that a retry may cure.

@@ -419,8 +419,20 @@ func (b *bringUp) giveUp(short int) error {
 	if b.n = b.p.noteOf(ref); b.n == nil {
 		b.p.over(ref)
 	}
+	// The hosts that said nothing: they would take a node, or are known to be full.
+	for _, h := range b.hosts {
+		if b.failed[h.link] {
+			continue
+		}
+		b.failed[h.link] = true
+		why := "it could take one"
+		if info, _, _, _, _ := h.state.snapshot(); info != nil && !room(info, b.req.Spec) {
+			why = full(info, b.req.Spec)
+		}
+		b.why.add(h.Name, why)
+	}
 	kind := providers.NoCapacity
-	if b.unfit == len(b.why.names) && b.down == 0 && b.unfit == len(b.hosts) {
+	if b.down == 0 && b.unfit == len(b.hosts) {
 		kind = providers.Invalid
 	}
 	one := "node"

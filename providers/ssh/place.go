@@ -3,6 +3,7 @@ package ssh
 import (
 	"fmt"
 	"math"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -86,10 +87,41 @@ func unfit(i *sharedhost.Info, s providers.NodeSpec) string {
 
 // room says that a host had enough free when last seen.
 func room(i *sharedhost.Info, s providers.NodeSpec) bool {
-	if s.CPUs > i.FreeCPUs+slack || s.MemoryGB > i.FreeMemoryGB+slack {
+	if s.CPUs > i.FreeCPUs+slack || s.MemoryGB > i.FreeMemoryGB+slack || noDisk(i) {
 		return false
 	}
 	return free(i, s.Accelerator) >= devices(s)
+}
+
+// noDisk says that a host's disk is full.
+func noDisk(i *sharedhost.Info) bool { return !i.Untouched && i.DiskFreeGB < noDiskGB }
+
+// full says what a host lacked when last seen, and who held it.
+func full(i *sharedhost.Info, s providers.NodeSpec) string {
+	what := fmt.Sprintf("%v of %v CPUs free, %v asked for", i.FreeCPUs, i.CPUs, s.CPUs)
+	switch {
+	case noDisk(i):
+		return fmt.Sprintf("no space left on its disk (%.2f GB are free)", i.DiskFreeGB)
+	case s.CPUs > i.FreeCPUs+slack:
+	case s.MemoryGB > i.FreeMemoryGB+slack:
+		what = fmt.Sprintf("%.1f of %.1f GB of memory free, %v asked for", i.FreeMemoryGB, i.MemoryGB, s.MemoryGB)
+	default:
+		what = fmt.Sprintf("%d × %s free, %d asked for", free(i, s.Accelerator), s.Accelerator, devices(s))
+	}
+	var held []string
+	for _, c := range i.Claims {
+		n := c.Cluster
+		if c.User != "" {
+			n += " of " + c.User
+		}
+		if !slices.Contains(held, n) && len(held) < 4 {
+			held = append(held, n)
+		}
+	}
+	if len(held) > 0 {
+		what += "; held by " + strings.Join(held, ", ")
+	}
+	return what
 }
 
 func free(i *sharedhost.Info, accelerator string) (n int) {

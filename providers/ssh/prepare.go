@@ -70,7 +70,9 @@ func (p *Provider) PrepareHosts(ctx context.Context, pools []string) ([]provider
 			if n.GPUError != "" {
 				r.Reason = strings.TrimPrefix(r.Reason+"; its GPUs can't be told: "+n.GPUError, "; ")
 			}
-			if n.DiskFreeGB < lowDiskGB && !n.Untouched {
+			if noDisk(n) {
+				r.OK, r.Reason = false, fmt.Sprintf("no space left on its disk (%.2f GB are free)", n.DiskFreeGB)
+			} else if n.DiskFreeGB < lowDiskGB && !n.Untouched {
 				r.Reason = strings.TrimPrefix(r.Reason+fmt.Sprintf("; only %.1f GB of its disk are free", n.DiskFreeGB), "; ")
 			}
 		}
@@ -79,8 +81,11 @@ func (p *Provider) PrepareHosts(ctx context.Context, pools []string) ([]provider
 	return out, ctx.Err()
 }
 
-// lowDiskGB is free space that a host is warned about.
-const lowDiskGB = 1
+// Free space below which a host is warned about, and below which it can take no node.
+const (
+	lowDiskGB = 1
+	noDiskGB  = 0.02
+)
 
 // CleanHosts removes every trace from hosts.
 func (p *Provider) CleanHosts(ctx context.Context, installation string, pools []string) ([]providers.HostReport, error) {

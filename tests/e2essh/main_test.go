@@ -195,11 +195,12 @@ func (s *site) sky(args ...string) *printed {
 // fails runs a command that must not go well.
 func (s *site) fails(args ...string) *printed {
 	s.Helper()
+	began := time.Now()
 	out, err := s.try(2*time.Minute, args...)
 	if err == nil {
 		s.Fatalf("sky %s went well:\n%s", strings.Join(args, " "), out)
 	}
-	return &printed{s, strings.Join(args, " "), out, 0}
+	return &printed{s, strings.Join(args, " "), out, time.Since(began)}
 }
 
 type printed struct {
