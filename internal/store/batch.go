@@ -16,13 +16,15 @@ type Batch struct {
 	Jobs        []JobsUpdate
 	EndJobs     []EndJobs
 	ManagedJobs []api.ManagedJob
-	UsageStarts []UsageStart
-	UsageEnds   []UsageEnd
-	Watches     []Watch
-	Unwatches   []string // hashes
-	Removals    []Removal
-	Requests    []RequestUpdate
-	Events      []Event
+	// ManagedFiles come after ManagedJobs: a job that has ended keeps nothing.
+	ManagedFiles []ManagedFiles
+	UsageStarts  []UsageStart
+	UsageEnds    []UsageEnd
+	Watches      []Watch
+	Unwatches    []string // hashes
+	Removals     []Removal
+	Requests     []RequestUpdate
+	Events       []Event
 }
 
 // Write applies a batch in one transaction, all or nothing. Removals come after the rows they follow; events come last, so
@@ -42,6 +44,7 @@ func (t *txn) write(b Batch) error {
 		each(b.Jobs, t.putJobs),
 		each(b.EndJobs, t.endJobs),
 		each(b.ManagedJobs, t.putManaged),
+		each(b.ManagedFiles, t.keepFiles),
 		each(b.UsageStarts, t.usageStart),
 		each(b.UsageEnds, t.usageEnd),
 		each(b.Watches, t.putWatch),

@@ -40,8 +40,9 @@ func (s *Store) Collect(ctx context.Context, r Retention) (c Collected, err erro
 		// A crash between storing secrets and accepting their request leaves them to nobody.
 		{r.Requests, &secrets, []string{`SELECT id FROM secrets WHERE created < ? AND scope LIKE 'request/%'
 			AND NOT EXISTS (SELECT 1 FROM requests WHERE scope = 'request/' || requests.id) LIMIT 500`, "DELETE FROM secrets WHERE id = ?"}},
-		{r.ManagedJobs, &c.ManagedJobs, []string{"SELECT job_id FROM managed_jobs GROUP BY job_id HAVING min(terminal) = 1 AND max(ended) < ? LIMIT 500",
-			"DELETE FROM managed_jobs WHERE job_id = CAST(? AS BIGINT)", "DELETE FROM managed_yaml WHERE job_id = CAST(? AS BIGINT)",
+		{r.ManagedJobs, &c.ManagedJobs, []string{`SELECT job_id FROM managed_jobs m WHERE terminal = 1 AND NOT EXISTS
+			(SELECT 1 FROM managed_jobs o WHERE o.job_id = m.job_id AND o.terminal = 0) GROUP BY job_id HAVING max(ended) < ? LIMIT 500`,
+			"DELETE FROM managed_jobs WHERE job_id = CAST(? AS BIGINT)", "DELETE FROM managed_yaml WHERE job_id = CAST(? AS BIGINT)", "DELETE FROM managed_files WHERE job_id = CAST(? AS BIGINT)",
 			"DELETE FROM checkpoints WHERE job_id = CAST(? AS BIGINT)", "DELETE FROM job_numbers WHERE job_id = CAST(? AS BIGINT)"}},
 		// Those of managed jobs stay as long as one of the request's jobs is listed.
 		{r.Requests, &secrets, []string{`SELECT id FROM secrets WHERE created < ? AND scope LIKE 'jobs/%'

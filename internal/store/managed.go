@@ -26,6 +26,12 @@ type ManagedFilter struct {
 	Full         bool       // with UserYAML
 }
 
+// ManagedFiles names the uploaded content that a managed job needs until it ends, by the ids of its manifests.
+type ManagedFiles struct {
+	JobID     int64
+	Manifests []string
+}
+
 // JobNumbers gives count managed jobs of a request their numbers, from 1 upwards over all requests, durably: the same
 // request and index get the same number each time.
 func (s *Store) JobNumbers(ctx context.Context, requestID string, count int) (ids []int64, err error) {
@@ -109,7 +115,45 @@ func (t *txn) putManaged(j api.ManagedJob) error {
 		j.ID, j.TaskID, j.Seq, string(j.Status), terminal, j.Name, j.UserHash, j.RequestID, j.Priority, j.SubmittedAt.UnixMicro(), ended, string(data))
 	t.touch(ManagedTopic)
 	t.touch(JobTopic(j.ID))
+	if err != nil || terminal == 0 {
+		return err
+	}
+	_, err = t.exec("DELETE FROM managed_files WHERE job_id = ? AND NOT EXISTS (SELECT 1 FROM managed_jobs WHERE job_id = ? AND terminal = 0)", j.ID, j.ID)
 	return err
+}
+
+func (t *txn) keepFiles(f ManagedFiles) error {
+	for _, id := range f.Manifests {
+		if _, err := t.exec(`INSERT INTO managed_files (job_id, manifest) SELECT ?, ? WHERE EXISTS
+			(SELECT 1 FROM managed_jobs WHERE job_id = ? AND terminal = 0) ON CONFLICT (job_id, manifest) DO NOTHING`, f.JobID, id, f.JobID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// EachManagedFile calls f with the manifests that jobs which have not ended need.
+func (s *Store) EachManagedFile(ctx context.Context, f func(manifest string)) error {
+	return s.collect(ctx, "SELECT DISTINCT manifest FROM managed_files", nil, func(r scanner) error {
+		var id string
+		err := r.Scan(&id)
+		if err == nil {
+			f(id)
+		}
+		return err
+	})
+}
+
+// ManagedIDs calls f with the number of each job that is listed, ended or not.
+func (s *Store) ManagedIDs(ctx context.Context, f func(id int64)) error {
+	return s.collect(ctx, "SELECT DISTINCT job_id FROM managed_jobs", nil, func(r scanner) error {
+		var id int64
+		err := r.Scan(&id)
+		if err == nil {
+			f(id)
+		}
+		return err
+	})
 }
 
 // ManagedJob reads all tasks of one job, in order, with all fields.

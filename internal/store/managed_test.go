@@ -253,6 +253,40 @@ func TestManagedCollect(t *testing.T) {
 	}
 }
 
+// TestManagedFiles: what a job needs is kept until its last task has ended.
+func TestManagedFiles(t *testing.T) {
+	s, _ := open(t)
+	kept := func() string {
+		t.Helper()
+		var ids []string
+		must(t, s.EachManagedFile(t.Context(), func(id string) { ids = append(ids, id) }))
+		slices.Sort(ids)
+		return fmt.Sprint(ids)
+	}
+	files := []ManagedFiles{{1, []string{"a", "b"}}, {2, []string{"b", "c"}}}
+	begin := Batch{ManagedJobs: []api.ManagedJob{managed(1, 0, api.ManagedPending, 1), managed(1, 1, api.ManagedPending, 1), managed(2, 0, api.ManagedPending, 1)}, ManagedFiles: files}
+	must(t, s.Write(t.Context(), begin))
+	must(t, s.Write(t.Context(), begin))
+	must(t, s.PutManagedJobs(t.Context(), managed(1, 0, api.ManagedSucceeded, 2)))
+	if got := kept(); got != "[a b c]" {
+		t.Error(got)
+	}
+	must(t, s.PutManagedJobs(t.Context(), managed(1, 1, api.ManagedFailed, 2)))
+	if got := kept(); got != "[b c]" {
+		t.Error(got)
+	}
+	must(t, s.PutManagedJobs(t.Context(), managed(2, 0, api.ManagedCancelled, 2)))
+	must(t, s.Write(t.Context(), begin)) // late
+	if got := kept(); got != "[]" {
+		t.Error(got)
+	}
+	n := 0
+	must(t, s.ManagedIDs(t.Context(), func(int64) { n++ }))
+	if n != 2 {
+		t.Error(n)
+	}
+}
+
 func TestClustersOfManagedJobs(t *testing.T) {
 	s, _ := open(t)
 	must(t, s.PutCluster(t.Context(), api.Cluster{Name: "mine", Hash: "h1", Seq: 1}))

@@ -88,9 +88,9 @@ CREATE TABLE managed_jobs (
   user_hash TEXT NOT NULL, request_id TEXT NOT NULL, priority BIGINT NOT NULL, submitted BIGINT NOT NULL, ended BIGINT NOT NULL, data TEXT NOT NULL,
   PRIMARY KEY (job_id, task_id));
 CREATE INDEX managed_jobs_open ON managed_jobs (job_id, user_hash) WHERE terminal = 0;
-CREATE INDEX managed_jobs_ended ON managed_jobs (job_id, terminal, ended);
+CREATE INDEX managed_jobs_ended ON managed_jobs (job_id, ended) WHERE terminal = 1;
 CREATE INDEX managed_jobs_status ON managed_jobs (status, job_id);
-CREATE INDEX managed_jobs_user ON managed_jobs (user_hash, job_id, status);
+CREATE INDEX managed_jobs_user ON managed_jobs (user_hash, job_id, status, terminal);
 CREATE INDEX managed_jobs_name ON managed_jobs (name, job_id);
 CREATE INDEX managed_jobs_submitted ON managed_jobs (submitted, job_id);
 CREATE INDEX managed_jobs_request ON managed_jobs (request_id, job_id) WHERE request_id <> '';
@@ -113,6 +113,9 @@ CREATE TABLE admission_use (
 `,
 }, {
 	version: 3, tag: "skyloom-0003-checkpoints", compat: 1, sql: checkpointSchema,
+}, {
+	version: 4, tag: "skyloom-0004-managed-files", compat: 1,
+	sql: `CREATE TABLE managed_files (job_id BIGINT NOT NULL, manifest TEXT NOT NULL, PRIMARY KEY (job_id, manifest));`,
 }}
 
 const versionTable = `CREATE TABLE schema_version (version BIGINT PRIMARY KEY, tag TEXT NOT NULL, compat BIGINT NOT NULL, applied BIGINT NOT NULL)`
