@@ -79,6 +79,9 @@ func (e *entity) launch(ctx workflow.Context, op cluster.Op) (res any, b store.B
 	setup := plan.Task.HasSetup && !body.NoSetup && !(body.Fast && !created && e.sameConfig(plan.Task))
 	e.st.Row.ConfigHash = plan.Task.ConfigHash
 	var idle *agentapi.Autostop
+	if !created && plan.Task.Hooks == nil && len(e.st.Autostop.Hooks) > 0 {
+		plan.Task.Hooks = []agentapi.Hook{} // a relaunch without hooks clears them
+	}
 	if !created && (plan.Task.Autostop != nil || plan.Task.Hooks != nil) {
 		idle = e.autostopFor(plan.Task)
 	}
