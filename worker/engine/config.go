@@ -171,6 +171,14 @@ func dynamicValues() map[dynamicconfig.Key]any {
 			"Enabled": true, "LoopInterval": time.Minute, "MaxEntryPerCall": 1024,
 		},
 
+		// What is done is struck off within seconds. The default of 30 s is meant for servers that hardly ever die: all that
+		// was done since is done again at the next start, ahead of what is new, and with a kill every ten seconds it never is
+		// struck off at all. One delete each costs nothing while nothing happens.
+		dynamicconfig.TransferProcessorUpdateAckInterval.Key():   2 * time.Second,
+		dynamicconfig.TimerProcessorUpdateAckInterval.Key():      2 * time.Second,
+		dynamicconfig.VisibilityProcessorUpdateAckInterval.Key(): 5 * time.Second,
+		dynamicconfig.MatchingTaskDeleteInterval.Key():           2 * time.Second,
+
 		// Housekeeping at the pace of one machine.
 		dynamicconfig.ClusterMetadataRefreshInterval.Key():        10 * time.Minute,
 		dynamicconfig.MatchingNexusEndpointsRefreshInterval.Key(): 10 * time.Minute,
