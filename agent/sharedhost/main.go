@@ -102,7 +102,6 @@ func perform(verb, nonce string, req Request, note string) int {
 		if n, err = h.create(ctx); err == nil {
 			r.Nodes = []Node{n}
 		}
-		r.Info, _ = h.info(ctx) // what is left, for the caller's next choice
 		h.tidy()
 	case VerbStart:
 		r.Nodes, err = h.start(ctx)
@@ -115,6 +114,10 @@ func perform(verb, nonce string, req Request, note string) int {
 		r.Kept, err = h.clean(ctx)
 	default:
 		err = errorf(KindInvalid, "unknown verb %q", verb)
+	}
+	switch verb {
+	case VerbCreate, VerbStart, VerbStop, VerbDelete:
+		r.Info, _ = h.info(ctx) // what is left, for the caller's next choice
 	}
 	r.Error, r.Note = asError(err), h.note
 	return answer(nonce, r)

@@ -194,7 +194,7 @@ func (p *Provider) Pools(ctx context.Context) ([]providers.Pool, error) {
 		if err != nil {
 			return nil, err
 		}
-		p.survey(ctx, hosts, 5*time.Second)
+		p.survey(ctx, hosts, time.Second)
 		by := map[string]*providers.Pool{}
 		most := map[string]int{}
 		for _, h := range hosts {
