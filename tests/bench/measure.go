@@ -55,7 +55,7 @@ func (in *instance) connect() error {
 func (in *instance) close() {
 	for _, args := range [][]string{{"down", "-a", "-u", "-y"}, {"api", "stop"}} {
 		cmd := exec.Command(filepath.Join(in.bin, "sky"), args...)
-		cmd.Env = append(os.Environ(), "SKY_HOME="+in.home)
+		cmd.Env = append(os.Environ(), "SKY_HOME="+in.home, "SKYLOOM_NO_SSH_CONFIG=1")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "clean-up: sky %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
@@ -70,7 +70,7 @@ func (b *bench) sky(in *instance, args ...string) (cpu, wall time.Duration, err 
 	cmd := exec.Command(filepath.Join(b.bin, "sky"), args...)
 	cmd.Env = os.Environ()
 	if in != nil {
-		cmd.Env = append(cmd.Env, "SKY_HOME="+in.home)
+		cmd.Env = append(cmd.Env, "SKY_HOME="+in.home, "SKYLOOM_NO_SSH_CONFIG=1")
 	}
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
