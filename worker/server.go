@@ -233,7 +233,7 @@ func (s *server) collect(ctx context.Context, keep config.Retention) {
 		case <-t.C:
 		}
 		t.Reset(time.Hour)
-		got, err := s.store.Collect(ctx, store.Retention{Requests: age(keep.Requests), Events: age(keep.Events), Clusters: age(keep.TerminalEvents), Jobs: age(keep.Logs)})
+		got, err := s.store.Collect(ctx, store.Retention{Requests: age(keep.Requests), Events: age(keep.Events), Clusters: age(keep.TerminalEvents), Jobs: age(keep.Logs), ManagedJobs: age(keep.Logs)})
 		if err != nil {
 			if ctx.Err() == nil {
 				s.log.Warn("collecting old rows", "error", err)
@@ -241,6 +241,9 @@ func (s *server) collect(ctx context.Context, keep config.Retention) {
 			continue
 		}
 		s.log.Debug("collected", "rows", got)
+		if err := collectLogs(ctx, s.store, s.acts.Home); err != nil && ctx.Err() == nil {
+			s.log.Warn("collecting old logs", "error", err)
+		}
 		if err := s.collectFiles(ctx); err != nil && ctx.Err() == nil {
 			s.log.Warn("collecting old files", "error", err)
 		}
@@ -264,6 +267,10 @@ func (s *server) collectFiles(ctx context.Context) error {
 			keep[id] = true
 		}
 	}); err != nil {
+		return err
+	}
+	// What managed jobs run with stays until they end: a recovery brings it to other nodes.
+	if err := s.store.EachManagedFile(ctx, func(id string) { keep[id] = true }); err != nil {
 		return err
 	}
 	_, err = s.artifacts.GC(ctx, func(id string) bool { return keep[id] }, 24*time.Hour)

@@ -111,6 +111,15 @@ func (j *job) open() *api.Error {
 		j.state.Runs = append(j.state.Runs, r)
 		batch.ManagedJobs = append(batch.ManagedJobs, r.Row)
 	}
+	kept := store.ManagedFiles{JobID: j.in.ID}
+	for i := range j.state.Spec.Tasks {
+		for _, f := range b.FileMounts[i] {
+			kept.Manifests = append(kept.Manifests, f.Manifest)
+		}
+	}
+	if len(kept.Manifests) > 0 {
+		batch.ManagedFiles = []store.ManagedFiles{kept}
+	}
 	batch.Events = []store.Event{{Key: j.prefix + "/open", Event: api.Event{Time: j.state.Began, JobID: j.in.ID, Kind: api.EventStatus, Message: "submitted by " + orNobody(b.User)}}}
 	batch.Durable = true
 	if err := workflow.ExecuteLocalActivity(local(j.root, "write the job's rows"), acts.Record, activities.RecordInput{Batch: batch}).Get(j.root, nil); err != nil {

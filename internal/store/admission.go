@@ -111,7 +111,15 @@ func (s *Store) AskAdmission(ctx context.Context, a Admission, limits AdmissionL
 		if granted = slices.Contains(chosen, a.JobID); granted {
 			return nil
 		}
-		position, err = admissionPosition(t, row)
+		in, err := loadUse(t)
+		if err != nil {
+			return err
+		}
+		queues, err := loadQueues(t)
+		if err != nil {
+			return err
+		}
+		position, err = admissionPosition(t, row, in, queues)
 		return err
 	})
 	return granted, position, err
@@ -184,24 +192,44 @@ func (s *Store) AdmissionsTold(ctx context.Context, ids ...int64) error {
 }
 
 // AdmissionState tells where a job stands, and how full it is.
-func (s *Store) AdmissionState(ctx context.Context, jobID int64) (info AdmissionInfo, err error) {
+func (s *Store) AdmissionState(ctx context.Context, jobID int64) (AdmissionInfo, error) {
+	all, err := s.AdmissionStates(ctx, jobID)
+	return all[jobID], err
+}
+
+// AdmissionStates is AdmissionState of several jobs; those that never asked are left out.
+func (s *Store) AdmissionStates(ctx context.Context, jobIDs ...int64) (map[int64]AdmissionInfo, error) {
 	q := plainReader{s, ctx}
-	row, err := loadAdmission(q, jobID)
-	if err != nil || row == nil {
-		return info, s.wrap(err)
-	}
+	out := map[int64]AdmissionInfo{}
 	in, err := loadUse(q)
 	if err != nil {
-		return info, s.wrap(err)
+		return nil, s.wrap(err)
 	}
+	queues, err := loadQueues(q)
+	if err != nil {
+		return nil, s.wrap(err)
+	}
+	for _, id := range jobIDs {
+		row, err := loadAdmission(q, id)
+		if err == nil && row != nil {
+			out[id], err = row.info(q, in, queues)
+		}
+		if err != nil {
+			return nil, s.wrap(err)
+		}
+	}
+	return out, nil
+}
+
+func (row admissionRow) info(q querier, in admissionUse, queues []waitingQueue) (info AdmissionInfo, err error) {
 	total, infra := in.total(), in.infra(row.Infra)
 	info = AdmissionInfo{State: AdmissionGranted, Phase: row.phase, AskedAt: time.UnixMicro(row.asked).UTC(), Priority: row.Priority, Infra: row.Infra,
 		Launching: total.launching, Running: total.running, InfraLaunching: infra.launching, InfraRunning: infra.running}
 	if row.waiting {
 		info.State = AdmissionWaiting
-		info.Position, err = admissionPosition(q, *row)
+		info.Position, err = admissionPosition(q, row, in, queues)
 	}
-	return info, s.wrap(err)
+	return info, err
 }
 
 func loadAdmission(q querier, jobID int64) (*admissionRow, error) {
@@ -358,16 +386,11 @@ func (q waitingQueue) phase() AdmissionPhase {
 	return ""
 }
 
+// countTail is up to how many jobs behind one are counted, to spare counting those before it.
+const countTail = 1000
+
 // admissionPosition is about how many come before a waiting job, plus 1.
-func admissionPosition(q querier, r admissionRow) (int, error) {
-	in, err := loadUse(q)
-	if err != nil {
-		return 0, err
-	}
-	queues, err := loadQueues(q)
-	if err != nil {
-		return 0, err
-	}
+func admissionPosition(q querier, r admissionRow, in admissionUse, queues []waitingQueue) (int, error) {
 	own := 0
 	for _, g := range queues {
 		if g.priority != r.Priority || g.holds != r.holds() || g.user != r.UserHash {
@@ -375,20 +398,17 @@ func admissionPosition(q querier, r admissionRow) (int, error) {
 		}
 		const same = "FROM admissions WHERE waiting = 1 AND priority = ? AND phase = ? AND user_hash = ? AND infra = ?"
 		args := []any{g.priority, string(g.phase()), g.user, g.infra, r.JobID}
+		// Mostly it is one of the newest that is asked for: few stand behind it.
 		var n int
-		// Mostly the newest one asks: then all the others come before it, and need not be counted.
-		err := q.row("SELECT 1 "+same+" AND job_id > ? LIMIT 1", args...).Scan(&n)
-		switch {
-		case errors.Is(err, sql.ErrNoRows):
-			if n = g.count; g.infra == r.Infra {
+		if err := q.row("SELECT count(*) FROM (SELECT 1 "+same+" AND job_id > ? LIMIT 1000)", args...).Scan(&n); err != nil {
+			return 0, err
+		}
+		if n < countTail {
+			if n = g.count - n; g.infra == r.Infra {
 				n--
 			}
-		case err != nil:
+		} else if err := q.row("SELECT count(*) "+same+" AND job_id < ?", args...).Scan(&n); err != nil {
 			return 0, err
-		default:
-			if err := q.row("SELECT count(*) "+same+" AND job_id < ?", args...).Scan(&n); err != nil {
-				return 0, err
-			}
 		}
 		own += n
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -33,6 +34,7 @@ type fakeBackend struct {
 	shutdown  chan struct{}
 
 	jobsCancelled api.JobsCancelBody
+	waitErr       error
 	stored        func(jobID int64, taskID, attempt int) ([]StoredLog, error)
 }
 
@@ -86,6 +88,14 @@ func (b *fakeBackend) NodeClients(_ context.Context, cluster string) ([]NodeClie
 func (b *fakeBackend) CancelManagedJobs(_ context.Context, c api.JobsCancelBody) (api.JobsCancelReply, error) {
 	b.jobsCancelled = c
 	return api.JobsCancelReply{Cancelled: c.JobIDs}, nil
+}
+
+func (b *fakeBackend) WaitReasons(_ context.Context, ids []int64) (map[int64]string, error) {
+	out := map[int64]string{}
+	for _, id := range ids {
+		out[id] = fmt.Sprintf("%d asked", id)
+	}
+	return out, b.waitErr
 }
 
 func (b *fakeBackend) StoredLog(_ context.Context, jobID int64, taskID, attempt int) ([]StoredLog, error) {

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -72,6 +73,7 @@ func (s *Server) managedQueue(w http.ResponseWriter, r *http.Request, in *manage
 	if err != nil {
 		return err
 	}
+	s.tellWaits(r.Context(), rows)
 	byStatus, err := json.Marshal(counts)
 	if err != nil {
 		return fmt.Errorf("encode counts: %w", err)
@@ -88,6 +90,41 @@ func (s *Server) managedQueue(w http.ResponseWriter, r *http.Request, in *manage
 	fmt.Fprintf(b, `],"total":%d,"counts":%s}`+"\n", total, byStatus)
 	_ = b.Flush() // the reader going away is no error of ours
 	return nil
+}
+
+// waitsTold is of how many waiting jobs a list tells what they wait for now; the rest keep what was noted when they asked.
+const waitsTold = 100
+
+// tellWaits brings up to date what the rows of waiting jobs say of the wait.
+func (s *Server) tellWaits(ctx context.Context, rows []json.RawMessage) {
+	at := map[int]api.ManagedJob{}
+	var ids []int64
+	for i, row := range rows {
+		if len(ids) >= waitsTold {
+			break
+		}
+		var j api.ManagedJob
+		if !bytes.Contains(row, []byte(`"status":"PENDING"`)) || json.Unmarshal(row, &j) != nil || j.Status != api.ManagedPending || j.NextRetry != nil {
+			continue
+		}
+		at[i], ids = j, append(ids, j.ID)
+	}
+	if len(ids) == 0 {
+		return
+	}
+	why, err := s.be().WaitReasons(ctx, ids)
+	if err != nil {
+		s.log.Warn("what jobs wait for is not known", "err", err) // the list is worth more
+		return
+	}
+	for i, j := range at {
+		if j.Details = why[j.ID]; j.Details == "" {
+			continue
+		}
+		if row, err := json.Marshal(j); err == nil {
+			rows[i] = row
+		}
+	}
 }
 
 func (q *managedQuery) filter() (store.ManagedFilter, error) {

@@ -98,6 +98,13 @@ func TestManagedQueue(t *testing.T) {
 			t.Errorf("%+v: %v of %d %v, want %v of %d", c.f, ids, l.Total, l.Counts, c.want, c.total)
 		}
 	}
+	for _, want := range []string{"1 asked", "at the time"} {
+		e.putManaged(api.ManagedJob{ID: 1, Name: "n0", Status: api.ManagedPending, Details: "at the time", UserHash: "u0", Seq: 2, SubmittedAt: at(0)})
+		if l, err := e.client().ManagedJobs(t.Context(), api.ManagedFilter{IDs: []int64{1}}); err != nil || l.Jobs[0].Details != want {
+			t.Errorf("%+v %v", l, err)
+		}
+		e.be.waitErr = errors.New("no")
+	}
 	if l, err := e.client().ManagedJobs(t.Context(), api.ManagedFilter{}); err != nil || l.Counts[api.ManagedPending] != 2 || l.Counts[api.ManagedFailed] != 2 {
 		t.Errorf("%+v %v", l, err)
 	}

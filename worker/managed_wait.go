@@ -1,0 +1,18 @@
+package worker
+
+import "context"
+
+// WaitReasons says in words what managed jobs wait for that ask to be let in.
+func (b *backend) WaitReasons(ctx context.Context, jobIDs []int64) (map[int64]string, error) {
+	states, err := b.store.AdmissionStates(ctx, jobIDs...)
+	if err != nil {
+		return nil, err
+	}
+	out := map[int64]string{}
+	for id, s := range states {
+		if why := s.Why(b.acts.Limits); why != "" {
+			out[id] = why
+		}
+	}
+	return out, nil
+}
