@@ -225,3 +225,62 @@ func TestPreemptedFiveTimes(t *testing.T) {
 		t.Error("a job that has ended was saved")
 	}
 }
+
+// TestAllRanks saves the folders of two nodes together: each rank gets its own back, and nothing else.
+func TestAllRanks(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	x := &trial{t: t, ctx: ctx, s: testserver.Start(t, config), id: 1}
+	t.Cleanup(func() {
+		if t.Failed() {
+			x.story()
+		}
+	})
+	text := `name: ranks
+num_nodes: 2
+resources: {infra: local, use_spot: true}
+checkpoint: {path: state, scope: all, on_preempt: echo told >"$SKYPILOT_CHECKPOINT_DIR/notice"}
+setup: mkdir -p "$SKYPILOT_CHECKPOINT_DIR"
+run: |
+  cd "$SKYPILOT_CHECKPOINT_DIR"
+  if [ "$SKYPILOT_ATTEMPT" -gt 1 ]; then
+    [ "$(cat rank)" = "$SKYPILOT_NODE_RANK" ] && [ "$(cat notice)" = told ] && [ "$(ls | wc -l)" = 2 ]
+    exit
+  fi
+  echo $SKYPILOT_NODE_RANK >rank
+  sleep 1000
+`
+	if _, err := x.s.Client.LaunchJobs(ctx, &api.JobsLaunchBody{Task: text}); err != nil {
+		t.Fatal(err)
+	}
+	x.until("both ranks are saved", func() bool {
+		if x.row().Status != api.ManagedRunning {
+			return false
+		}
+		l, err := x.s.Client.SaveCheckpoints(ctx, x.id)
+		return err == nil && len(l.Checkpoints) == 1 && l.Checkpoints[0].Ranks == 2 && l.Checkpoints[0].Files == 2
+	})
+	x.preempt(x.row().Cluster, 4)
+	x.until("the job ends", func() bool { return x.row().Status.Terminal() })
+	if r := x.row(); r.Status != api.ManagedSucceeded || r.Attempt != 2 {
+		t.Errorf("%s after %d attempts: %s", r.Status, r.Attempt, r.FailureReason)
+	}
+	if l := x.checkpoints(); len(l) != 2 || l[0].Why != "notice" || l[0].Files != 4 || l[1].Why != "demand" {
+		t.Errorf("%+v", l)
+	}
+}
+
+// TestRefused tells before anything is created what can't be done.
+func TestRefused(t *testing.T) {
+	s := testserver.Start(t, config)
+	_, err := s.Client.LaunchJobs(context.Background(), &api.JobsLaunchBody{Task: "checkpoint: {path: ~/ckpt, to: s3://bucket/x}\nrun: echo\n"})
+	if err == nil || !strings.Contains(err.Error(), "come with a later version") {
+		t.Error(err)
+	}
+	if _, err := s.Client.SaveCheckpoints(context.Background(), 9); err == nil || !strings.Contains(err.Error(), "no managed job 9") {
+		t.Error(err)
+	}
+	if _, err := s.Client.Checkpoints(context.Background(), 9); err == nil || !strings.Contains(err.Error(), "no managed job 9") {
+		t.Error(err)
+	}
+}
