@@ -193,7 +193,7 @@ func (t *treeSync) onNode(i int, err error) error {
 }
 
 func (t *treeSync) target() agentapi.FileApply {
-	return agentapi.FileApply{Manifest: t.f.Manifest, Dst: t.f.Dst, File: t.f.File, Mirror: t.f.Mirror}
+	return agentapi.FileApply{Manifest: t.f.Manifest, Dst: t.f.Dst, File: t.f.File, Mirror: t.f.Mirror, Prune: t.f.Prune}
 }
 
 // plan asks a node what it lacks, in the order of the tree. A node that lacks nothing is settled by that.

@@ -288,8 +288,12 @@ func (a *Activities) checkTask(text, verb string, files []api.FileMount) (*task.
 	for _, f := range files {
 		have[f.Dst] = true
 	}
-	if t.Workdir != nil && !t.Workdir.IsGit() && !have[WorkdirDst] && verb != "" {
-		return nil, &api.Error{Kind: api.ErrInvalid, Message: "workdir: the folder's content was not uploaded", Hint: "use `sky launch`, which uploads it; a child workflow can name files uploaded before in `files`"}
+	if t.Workdir != nil && !have[WorkdirDst] && verb != "" {
+		what := "the folder's"
+		if t.Workdir.IsGit() {
+			what = "the repository's" // the client fetches it: its credentials stay where they are
+		}
+		return nil, &api.Error{Kind: api.ErrInvalid, Message: "workdir: " + what + " content was not uploaded", Hint: "use `sky launch`, which uploads it; a child workflow can name files uploaded before in `files`"}
 	}
 	for _, m := range t.FileMounts {
 		if !have[m.Dst] {

@@ -106,7 +106,7 @@ func (s *fileStore) lock(dst string) func() {
 func (a *Agent) fileRoutes(m *http.ServeMux) {
 	handle(m, "POST /v1/files/plan", func(r *http.Request) (any, error) {
 		q := r.URL.Query()
-		to := agentapi.FileApply{Dst: q.Get("dst"), File: q.Get("file") != "", Mirror: q.Get("mirror") != "", Now: q.Get("now") != ""}
+		to := agentapi.FileApply{Dst: q.Get("dst"), File: q.Get("file") != "", Mirror: q.Get("mirror") != "", Prune: q.Get("prune") != "", Now: q.Get("now") != ""}
 		return a.PlanFiles(r.Context(), to, r.Body)
 	})
 	handle(m, "POST /v1/files/fetch", with(func(f agentapi.FileFetch, r *http.Request) (any, error) {
@@ -135,7 +135,7 @@ func (a *Agent) target(to agentapi.FileApply) (filesync.Target, error) {
 	if dst == "/" && to.Mirror {
 		return filesync.Target{}, invalid("the root folder cannot be mirrored to")
 	}
-	return filesync.Target{Dst: dst, File: to.File, Mirror: to.Mirror}, nil
+	return filesync.Target{Dst: dst, File: to.File, Mirror: to.Mirror, Prune: to.Prune}, nil
 }
 
 // index reads what is known of the files at a destination.

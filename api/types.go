@@ -277,6 +277,7 @@ const (
 	ErrUnavailable          = "Unavailable"
 	ErrSetup                = "ClusterSetUp"
 	ErrStorage              = "StorageFull"
+	ErrGit                  = "GitError"
 )
 
 // Event is one line of a timeline: what happened to a request or a cluster, and why.
@@ -358,6 +359,7 @@ type FileMount struct {
 	Manifest string `json:"manifest" doc:"id of a manifest uploaded before"`
 	File     bool   `json:"file,omitempty" doc:"the source is a single file"`
 	Mirror   bool   `json:"mirror,omitempty" doc:"delete at dst what the source lacks"`
+	Prune    bool   `json:"prune,omitempty" doc:"delete at dst what an earlier sync brought and the source now lacks"`
 	Source   string `json:"source,omitempty" doc:"where it came from, for people"`
 }
 

@@ -3,6 +3,7 @@ package task
 import (
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"path"
 	"regexp"
 	"sort"
@@ -259,6 +260,16 @@ func readWorkdir(v val, t *Task) {
 
 var gitURL = regexp.MustCompile(`^(https?://|ssh://|git://|file://)\S+$|^[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+:\S+$`)
 
+// holdsSecret says whether a git url carries a password, or a token in the place of the user.
+func holdsSecret(s string) bool {
+	u, err := url.Parse(s)
+	if err != nil || u.User == nil {
+		return false
+	}
+	_, password := u.User.Password()
+	return password || regexp.MustCompile(`^(gh[a-z]_|github_pat_|glpat-|ATBB)`).MatchString(u.User.Username())
+}
+
 func checkWorkdir(v val, w *Workdir) {
 	switch {
 	case w.Path == "" && w.URL == "":
@@ -269,6 +280,8 @@ func checkWorkdir(v val, w *Workdir) {
 		v.fail("ref needs a git url")
 	case w.Mirror && w.URL != "":
 		v.fail("mirror is for local folders; a git workdir is always exact")
+	case w.URL != "" && holdsSecret(w.URL):
+		v.fail("the url holds a password or token; leave it out, and give it in the environment as GIT_TOKEN")
 	case w.URL != "" && !gitURL.MatchString(w.URL):
 		v.fail("%q is not a git url; write https://..., ssh://... or user@host:path", clip(w.URL))
 	case strings.HasPrefix(w.Ref, "-"):

@@ -207,6 +207,9 @@ func (o *Overrides) applyTask(t *Task) error {
 	case o.Workdir != "":
 		t.Workdir = &Workdir{Path: o.Workdir, Mirror: t.Workdir != nil && t.Workdir.Mirror}
 	case o.GitURL != "":
+		if holdsSecret(o.GitURL) {
+			return errors.New("--git-url: it holds a password or token; leave it out, and give it in the environment as GIT_TOKEN")
+		}
 		if !gitURL.MatchString(o.GitURL) {
 			return fmt.Errorf("--git-url: %q is not a git url; write https://..., ssh://... or user@host:path", clip(o.GitURL))
 		}

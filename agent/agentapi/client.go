@@ -244,7 +244,7 @@ func (c *Client) Logs(ctx context.Context, id int64, q LogQuery) (io.ReadCloser,
 }
 
 // PlanFiles sends a manifest and learns which blobs the node lacks to bring the destination to its state. The
-// destination travels in the query: dst, file=1, mirror=1, now=1.
+// destination travels in the query: dst, file=1, mirror=1, prune=1, now=1.
 func (c *Client) PlanFiles(ctx context.Context, to FileApply, manifest io.Reader) (FilePlan, error) {
 	v := url.Values{"dst": {to.Dst}}
 	if to.File {
@@ -252,6 +252,9 @@ func (c *Client) PlanFiles(ctx context.Context, to FileApply, manifest io.Reader
 	}
 	if to.Mirror {
 		v.Set("mirror", "1")
+	}
+	if to.Prune {
+		v.Set("prune", "1")
 	}
 	if to.Now {
 		v.Set("now", "1")

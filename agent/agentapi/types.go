@@ -203,7 +203,7 @@ type LogQuery struct {
 	Tail    int // last lines only; 0: everything
 }
 
-// FilePlan is POST /v1/files/plan?dst=…&file=1&mirror=1&now=1: names the blobs the node lacks to bring dst to the manifest's
+// FilePlan is POST /v1/files/plan?dst=…&file=1&mirror=1&prune=1&now=1: names the blobs the node lacks to bring dst to the manifest's
 // state. The body of the call is the encoded manifest; the reply lists hashes.
 type FilePlan struct {
 	Missing []string `json:"missing"`
@@ -230,7 +230,8 @@ type FileApply struct {
 	Dst      string `json:"dst"` // absolute, or below ~, or relative to home
 	File     bool   `json:"file,omitempty"`
 	Mirror   bool   `json:"mirror,omitempty"`
-	Now      bool   `json:"now,omitempty"` // of a plan: apply it at once if nothing is missing
+	Prune    bool   `json:"prune,omitempty"` // remove what an earlier sync put there and the manifest lacks
+	Now      bool   `json:"now,omitempty"`   // of a plan: apply it at once if nothing is missing
 }
 
 // FileResult tells what an apply did.

@@ -105,6 +105,10 @@ func Exec(ctx context.Context, s *session.Session, o *ExecOptions) error {
 	if err := taskflags.Supported(s, t, "exec", s.Features); err != nil {
 		return err
 	}
+	repo, err := upload.Resolve(ctx, s, t)
+	if err != nil {
+		return err
+	}
 	text, secrets, err := taskflags.Text(t)
 	if err != nil {
 		return err
@@ -118,7 +122,7 @@ func Exec(ctx context.Context, s *session.Session, o *ExecOptions) error {
 		if _, err := c.Cluster(ctx, o.Cluster); err != nil { // nothing is sent for a cluster that isn't there
 			return err
 		}
-		files, err := upload.Upload(ctx, s, c, t, upload.Options{WorkdirOnly: true})
+		files, err := upload.Upload(ctx, s, c, t, upload.Options{WorkdirOnly: true, Repository: repo})
 		if err != nil {
 			return err
 		}

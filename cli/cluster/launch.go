@@ -169,6 +169,10 @@ func Launch(ctx context.Context, s *session.Session, o *LaunchOptions) error {
 	if err := taskflags.Supported(s, t, "launch", s.Features); err != nil {
 		return err
 	}
+	repo, err := upload.Resolve(ctx, s, t)
+	if err != nil {
+		return err
+	}
 	text, secrets, err := taskflags.Text(t)
 	if err != nil {
 		return err
@@ -177,7 +181,7 @@ func Launch(ctx context.Context, s *session.Session, o *LaunchOptions) error {
 	if name == "" {
 		name = newClusterName(s)
 	}
-	l := &launch{s: s, c: c, o: o, t: t, name: name, text: text, secrets: secrets}
+	l := &launch{s: s, c: c, o: o, t: t, name: name, text: text, secrets: secrets, repo: repo}
 	return l.run(ctx)
 }
 
@@ -190,6 +194,7 @@ type launch struct {
 	name    string
 	text    string
 	secrets map[string]string
+	repo    *upload.Repository
 	files   *upload.Files
 	plan    *api.Plan
 }
@@ -217,7 +222,7 @@ func (l *launch) run(ctx context.Context) error {
 			return nil
 		}
 		if l.files == nil {
-			if l.files, err = upload.Upload(ctx, l.s, l.c, l.t, upload.Options{}); err != nil {
+			if l.files, err = upload.Upload(ctx, l.s, l.c, l.t, upload.Options{Repository: l.repo}); err != nil {
 				return err
 			}
 		}

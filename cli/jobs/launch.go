@@ -129,6 +129,12 @@ func Launch(ctx context.Context, s *session.Session, o *LaunchOptions) error {
 	if err := taskflags.FileSupported(s, f, task.VerbJobsLaunch, s.Features); err != nil {
 		return err
 	}
+	repos := make([]*upload.Repository, len(f.Tasks))
+	for i, t := range f.Tasks {
+		if repos[i], err = upload.Resolve(ctx, s, t); err != nil {
+			return err
+		}
+	}
 	text, secrets, err := taskflags.FileText(f)
 	if err != nil {
 		return err
@@ -147,7 +153,7 @@ func Launch(ctx context.Context, s *session.Session, o *LaunchOptions) error {
 		return err
 	}
 	for i, t := range f.Tasks {
-		files, err := upload.Upload(ctx, s, c, t, upload.Options{})
+		files, err := upload.Upload(ctx, s, c, t, upload.Options{Repository: repos[i]})
 		if err != nil {
 			return err
 		}

@@ -39,6 +39,8 @@ type Files struct {
 // Options say what to bring.
 type Options struct {
 	WorkdirOnly bool
+	// Repository is what Resolve gave for the task.
+	Repository *Repository
 }
 
 // Upload brings the local files of t to the server, with progress on a terminal.
@@ -59,7 +61,14 @@ func Upload(ctx context.Context, s *session.Session, c *api.Client, t *task.Task
 		out.Mounts = append(out.Mounts, *m)
 		return nil
 	}
-	if t.Workdir != nil && !t.Workdir.IsGit() {
+	switch {
+	case t.Workdir.IsGit():
+		m, err := u.bring(ctx, o.Repository)
+		if err != nil {
+			return nil, err
+		}
+		out.Mounts, out.GitCommit = append(out.Mounts, *m), o.Repository.version.Commit
+	case t.Workdir != nil:
 		if err := add(t.Workdir.Path, WorkdirDst, t.Workdir.Mirror); err != nil {
 			return nil, err
 		}

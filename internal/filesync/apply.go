@@ -151,6 +151,12 @@ func (a *applier) run(ctx context.Context) error {
 		}
 		a.t.Index.keepOnly(a.m)
 	}
+	if a.t.Prune && !a.t.Mirror && !a.t.File {
+		if err := a.prune(ctx); err != nil {
+			return err
+		}
+		a.t.Index.keepOnly(a.m)
+	}
 	for i := len(a.modes) - 1; i >= 0; i-- {
 		e := &a.m.Entries[a.modes[i]]
 		if err := a.root.Chmod(e.Path, fs.FileMode(e.Mode)); errors.Is(err, syscall.EPERM) {
@@ -277,6 +283,8 @@ func (a *applier) entry(ctx context.Context, c *chunk, e *Entry, h *hasher) erro
 	if e.Kind == KindFile {
 		a.bytes.Add(e.Size)
 		a.t.Index.put(e.Path, e.Size, e.ModTime, e.Hash)
+	} else {
+		a.t.Index.putLink(e.Path, e.Link)
 	}
 	return nil
 }
@@ -289,7 +297,11 @@ func (a *applier) same(ctx context.Context, c *chunk, e *Entry, fi fs.FileInfo, 
 			return false, nil
 		}
 		to, err := c.root.Readlink(name)
-		return err == nil && filepath.ToSlash(to) == e.Link, nil
+		if err != nil || filepath.ToSlash(to) != e.Link {
+			return false, nil
+		}
+		a.t.Index.putLink(e.Path, e.Link)
+		return true, nil
 	}
 	same, err := c.holds(ctx, e, fi, a.t.Index, h)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ELOOP) {
@@ -430,11 +442,24 @@ func (a *applier) foreign(dir string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if _, ok := a.t.Index.get(p, fi.Size(), fi.ModTime().UnixNano()); !ok {
+		if !a.ours(p, fi) {
 			return p, nil
 		}
 	}
 	return "", nil
+}
+
+// ours says whether a file or link is as an earlier sync left it.
+func (a *applier) ours(p string, fi fs.FileInfo) bool {
+	switch {
+	case fi.Mode().IsRegular():
+		_, ok := a.t.Index.get(p, fi.Size(), fi.ModTime().UnixNano())
+		return ok
+	case fi.Mode()&fs.ModeSymlink != 0:
+		to, err := a.root.Readlink(p)
+		return err == nil && to != "" && filepath.ToSlash(to) == a.t.Index.link(p)
+	}
+	return false
 }
 
 // mirror removes what the manifest doesn't name.
@@ -463,6 +488,36 @@ func (a *applier) mirror(ctx context.Context) error {
 					return err
 				}
 			}
+		}
+	}
+	return nil
+}
+
+// prune removes what earlier syncs brought and the manifest lacks, and the folders that this leaves empty.
+func (a *applier) prune(ctx context.Context) error {
+	named := make(map[string]bool, len(a.m.Entries))
+	for i := range a.m.Entries {
+		named[a.m.Entries[i].Path] = true
+	}
+	for _, p := range a.t.Index.paths() {
+		if named[p] {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if fi, err := a.root.Lstat(p); err != nil || !a.ours(p, fi) {
+			continue
+		}
+		if err := a.root.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return writeErr("remove", a.full(p), err)
+		}
+		a.removed++
+		for dir := parentOf(p); dir != "" && !named[dir]; dir = parentOf(dir) {
+			if a.root.Remove(dir) != nil { // there is more in it
+				break
+			}
+			a.removed++
 		}
 	}
 	return nil

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"sort"
 	"strings"
 	"syscall"
@@ -334,4 +336,92 @@ func TestApplyInUseFileKeepsItsInode(t *testing.T) {
 		t.Fatalf("the running job sees %q", b)
 	}
 	same(t, dump(t, dst), "prog=new")
+}
+
+// TestPrune: what an earlier sync brought goes with the source; what others made or changed stays.
+func TestPrune(t *testing.T) {
+	src := tree(t, map[string]string{"keep": "1", "gone": "2", "changed": "3", "d/e/only": "4", "d2/only": "5", "link": "@keep", "turned": "6"})
+	dst := t.TempDir()
+	ix := filepath.Join(t.TempDir(), "ix")
+	target := func(prune bool) Target { return Target{Dst: dst, Prune: prune, Index: OpenIndex(ix)} }
+	sync_(t, scan(t, src), target(true))
+	for name, text := range map[string]string{"by a job": "x", "d2/by a job": "y", "changed": "by a job"} {
+		if err := os.WriteFile(filepath.Join(dst, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, p := range []string{"gone", "changed", "d", "d2", "link", "turned"} {
+		if err := os.RemoveAll(filepath.Join(src, p)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("keep", filepath.Join(src, "turned")); err != nil {
+		t.Fatal(err)
+	}
+	_, res := sync_(t, scan(t, src), target(true))
+	want := []string{"by a job=x", "changed=by a job", "d2/", "d2/by a job=y", "keep=1", "turned@keep"}
+	if got := dump(t, dst); !slices.Equal(got, want) {
+		t.Errorf("%q, not %q", got, want)
+	}
+	if res.Removed != 6 { // gone, link, d/e/only, d/e, d, d2/only
+		t.Errorf("%d removed", res.Removed)
+	}
+	// Without pruning nothing goes.
+	os.Remove(filepath.Join(src, "keep"))
+	sync_(t, scan(t, src), target(false))
+	if got := dump(t, dst); !slices.Equal(got, want) {
+		t.Errorf("additive: %q", got)
+	}
+}
+
+// TestMove: a spool gives big blobs away; equal ones and small ones are copied.
+func TestMove(t *testing.T) {
+	big := strings.Repeat("b", MoveFrom)
+	twin := strings.Repeat("t", MoveFrom)
+	src := tree(t, map[string]string{"big": big, "d/twin": twin, "d/twin2": twin, "small": "s"})
+	if err := os.Chmod(filepath.Join(src, "big"), 0o751); err != nil {
+		t.Fatal(err)
+	}
+	tr := scan(t, src)
+	for _, fail := range []bool{false, true} {
+		m := &movers{memBlobs: memBlobs{}, fail: fail}
+		for _, h := range tr.Manifest.Hashes() {
+			r, _, err := tr.Open(h)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.memBlobs[h], _ = io.ReadAll(r)
+			r.Close()
+		}
+		dst := t.TempDir()
+		res, err := Apply(t.Context(), tr.Manifest, Target{Dst: dst, Trusted: true}, m)
+		if err != nil || res.Written != 4 {
+			t.Fatal(res, err)
+		}
+		if !slices.Equal(dump(t, dst), dump(t, src)) {
+			t.Error("the trees differ")
+		}
+		a, _ := os.Stat(filepath.Join(src, "big"))
+		b, err := os.Stat(filepath.Join(dst, "big"))
+		if err != nil || b.Mode() != a.Mode() || !b.ModTime().Equal(a.ModTime()) {
+			t.Errorf("mode and time: %v, %v", a, b)
+		}
+		if want := map[bool]int{false: 1, true: 0}[fail]; m.moved != want && runtime.GOOS == "linux" {
+			t.Errorf("%d moved, not %d", m.moved, want)
+		}
+	}
+}
+
+type movers struct {
+	memBlobs
+	fail  bool
+	moved int
+}
+
+func (m *movers) Move(hash string, dir *os.File, name string) error {
+	if m.fail {
+		return syscall.EXDEV
+	}
+	m.moved++
+	return os.WriteFile(filepath.Join(dir.Name(), name), m.memBlobs[hash], 0o600)
 }

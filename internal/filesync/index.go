@@ -23,6 +23,7 @@ type Index struct {
 type indexed struct {
 	size, mtime int64
 	hash        string
+	link        string // of a link, its target; it has nothing else
 }
 
 const indexMagic = "skyix1"
@@ -49,7 +50,7 @@ func OpenIndex(path string) *Index {
 	}
 	for i := range entries {
 		e := &entries[i]
-		x.m[e.Path] = indexed{e.Size, e.ModTime, e.Hash}
+		x.m[e.Path] = indexed{e.Size, e.ModTime, e.Hash, e.Link}
 	}
 	return x
 }
@@ -67,7 +68,11 @@ func (x *Index) save(dirty bool) error {
 	}
 	entries := make([]Entry, 0, len(x.m))
 	for p, v := range x.m {
-		entries = append(entries, Entry{Path: p, Kind: KindFile, Size: v.size, ModTime: v.mtime, Hash: v.hash})
+		e := Entry{Path: p, Kind: KindFile, Size: v.size, ModTime: v.mtime, Hash: v.hash}
+		if v.link != "" {
+			e = Entry{Path: p, Kind: KindLink, Link: v.link}
+		}
+		entries = append(entries, e)
 	}
 	sort.Slice(entries, func(i, j int) bool { return entries[i].Path < entries[j].Path })
 	state := " clean\n"
@@ -103,21 +108,52 @@ func (x *Index) get(path string, size, mtime int64) (hash string, ok bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	v, ok := x.m[path]
-	if !ok || v.size != size || v.mtime != mtime {
+	if !ok || v.link != "" || v.size != size || v.mtime != mtime {
 		return "", false
 	}
 	return v.hash, true
 }
 
+// link is the target of a link that an earlier sync put there.
+func (x *Index) link(path string) string {
+	if x == nil {
+		return ""
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.m[path].link
+}
+
 func (x *Index) put(path string, size, mtime int64, hash string) {
+	x.set(path, indexed{size: size, mtime: mtime, hash: hash})
+}
+
+func (x *Index) putLink(path, target string) { x.set(path, indexed{link: target}) }
+
+func (x *Index) set(path string, v indexed) {
 	if x == nil {
 		return
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if v := (indexed{size, mtime, hash}); x.m[path] != v {
+	if x.m[path] != v {
 		x.m[path], x.ahead = v, true
 	}
+}
+
+// paths lists what the index knows, in order.
+func (x *Index) paths() []string {
+	if x == nil {
+		return nil
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	out := make([]string, 0, len(x.m))
+	for p := range x.m {
+		out = append(out, p)
+	}
+	sort.Strings(out)
+	return out
 }
 
 // keepOnly drops what the manifest doesn't name.

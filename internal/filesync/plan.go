@@ -25,6 +25,8 @@ type Target struct {
 	File bool
 	// Mirror removes what the manifest lacks. It never leaves the filesystem that Dst is on.
 	Mirror bool
+	// Prune removes files that an earlier sync put there, by the index, and that the manifest lacks, unless they were changed.
+	Prune bool
 	// Trusted says that the source holds what it says, so that its bytes are not hashed again.
 	Trusted bool
 	// Planned, if set, is what Plan said a moment ago: Apply does not look again at what was in order.
