@@ -185,12 +185,18 @@ func (h *host) bringUp(ctx context.Context, r *record, c claims.Claim, there boo
 // makeFolder makes a node's folder with its record, whole or not at all.
 func (h *host) makeFolder(r *record) error {
 	trash := filepath.Join(r.root(), "trash")
-	for _, d := range []string{trash, filepath.Dir(r.dir)} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
-			return fmt.Errorf("make the node's folder: %w", durable.Full(err))
+	var tmp string
+	var err error
+	for range 20 { // another call may just sweep the empty trash away
+		for _, d := range []string{trash, filepath.Dir(r.dir)} {
+			if err = os.MkdirAll(d, 0o700); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("make the node's folder: %w", durable.Full(err))
+			}
+		}
+		if tmp, err = os.MkdirTemp(trash, "new-"); !errors.Is(err, fs.ErrNotExist) {
+			break
 		}
 	}
-	tmp, err := os.MkdirTemp(trash, "new-")
 	if err != nil {
 		return fmt.Errorf("make the node's folder: %w", durable.Full(err))
 	}
@@ -244,17 +250,16 @@ func (h *host) remove(ctx context.Context, r *record) error {
 	os.Remove(r.Socket)
 	// From here on the node is not there; its files may take longer.
 	trash := filepath.Join(r.root(), "trash")
-	if err := os.MkdirAll(trash, 0o700); err != nil && !exists(trash) {
-		// A full disk: the files go where they are, the record last but one.
-		return removeAll(r.dir)
-	}
-	for try := 0; exists(r.dir); try++ {
+	for try := range 20 {
+		os.MkdirAll(trash, 0o700)
 		gone := filepath.Join(trash, fmt.Sprintf("gone-%d-%d-%d", os.Getpid(), time.Now().UnixNano(), try))
-		if err := os.Rename(r.dir, gone); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			if err := removeAll(r.dir); err != nil {
-				return fmt.Errorf("remove the folder of node %s: %w", r.ID, err)
-			}
+		if err := os.Rename(r.dir, gone); err == nil || !exists(r.dir) {
+			return nil
 		}
+	}
+	// A full disk, say: the files go where they are.
+	if err := removeAll(r.dir); err != nil {
+		return fmt.Errorf("remove the folder of node %s: %w", r.ID, err)
 	}
 	return nil
 }
