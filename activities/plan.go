@@ -132,6 +132,8 @@ func (a *Activities) Optimize(ctx context.Context, b api.OptimizeBody) (api.Plan
 	verb := task.VerbLaunch
 	if b.Exec {
 		verb = task.VerbExec
+	} else if b.Managed {
+		verb = task.VerbJobsLaunch
 	}
 	warnings, err := task.CheckSupported(t, verb, Features)
 	if err != nil {

@@ -24,8 +24,6 @@ import (
 
 // later names the commands that come with later releases, and what they are for.
 var later = map[string]string{
-	"jobs checkpoint":   "checkpoints come",
-	"jobs checkpoints":  "checkpoints come",
 	"jobs schedules":    "schedules come",
 	"jobs pool":         "pools come",
 	"jobs dashboard":    "its page in the dashboard comes",

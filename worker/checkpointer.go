@@ -311,11 +311,17 @@ func savedText(c api.Checkpoint, fresh bool) string {
 func (b *backend) Checkpoint(ctx context.Context, id int64) ([]api.Checkpoint, error) {
 	rows, err := b.store.ManagedJob(ctx, id)
 	if errors.Is(err, store.ErrNotFound) {
+		var just bool // submitted, and without rows yet
+		if just, err = b.store.JobNumbered(ctx, id); err == nil && !just {
+			err = store.ErrNotFound
+		}
+	}
+	if errors.Is(err, store.ErrNotFound) {
 		return nil, &api.Error{Kind: api.ErrJobNotFound, Message: fmt.Sprintf("there is no managed job %d", id), Hint: "see: sky jobs queue"}
 	} else if err != nil {
 		return nil, err
 	}
-	saved, open := []api.Checkpoint{}, false
+	saved, open := []api.Checkpoint{}, len(rows) == 0
 	for _, r := range rows {
 		open = open || !r.Status.Terminal()
 		if r.Status != api.ManagedRunning || r.ClusterHash == "" {

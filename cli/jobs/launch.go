@@ -186,7 +186,7 @@ func Launch(ctx context.Context, s *session.Session, o *LaunchOptions) error {
 // confirm shows where each task would go now, and asks.
 func confirm(ctx context.Context, s *session.Session, c *api.Client, o *LaunchOptions, f *task.File, b *api.JobsLaunchBody) error {
 	for i, t := range f.Tasks {
-		p, err := c.Optimize(ctx, &api.OptimizeBody{Task: string(t.Render(task.SecretsReferenced)), Config: b.Config, Workspace: b.Workspace})
+		p, err := c.Optimize(ctx, &api.OptimizeBody{Task: string(t.Render(task.SecretsReferenced)), Config: b.Config, Workspace: b.Workspace, Managed: true})
 		var ae *api.Error
 		if errors.As(err, &ae) && ae.Kind == api.ErrResourcesUnavailable {
 			line, _, _ := strings.Cut(ae.Message, "\n")
