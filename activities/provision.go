@@ -238,7 +238,7 @@ func (a *Activities) lastWords(ctx context.Context, p providers.Provider, in Nod
 	defer c.Close()
 	quick, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	if _, err := c.Info(quick); err != nil {
+	if _, err := c.Info(quick); err != nil && !a.comesBack(ctx, p, in.Ref, h) {
 		return
 	}
 	if in.HookEvent != "" {
@@ -253,26 +253,44 @@ func (a *Activities) lastWords(ctx context.Context, p providers.Provider, in Nod
 	}
 }
 
-// runHooks runs the lifecycle hooks of an event and waits for them. They can only warn.
+// agentRestart is longer than an agent takes to be back after it died, however often it did.
+const agentRestart = 7 * time.Second
+
+// comesBack waits for an agent that does not answer on a node that runs: it may be on its way back.
+func (a *Activities) comesBack(ctx context.Context, p providers.Provider, ref providers.ClusterRef, n providers.Node) bool {
+	ctx, cancel := context.WithTimeout(ctx, agentRestart)
+	defer cancel()
+	if listed, err := p.List(ctx, ref.Tag()); err != nil || !runs(listed, n.ID) {
+		return false
+	}
+	return a.untilAnswered(ctx, p, n, func(ctx context.Context, c *agentapi.Client) error {
+		_, err := c.Info(ctx)
+		return err
+	}) == nil
+}
+
+// runHooks runs the lifecycle hooks of an event and waits for them. They can only warn. Asking again is asking how far
+// they are, since the agent runs them once per key; it may have died before it took the first asking in.
 func (a *Activities) runHooks(ctx context.Context, c *agentapi.Client, in NodesInput) {
-	key := in.Ref.Hash + "/" + in.HookEvent + "/" + in.EventKey
-	st, err := c.RunHooks(ctx, in.HookEvent, agentapi.HookRun{Key: key, Hooks: in.Hooks})
-	silent := 0
-	for err == nil && !st.Done || err != nil && silent < 20 {
+	run := agentapi.HookRun{Key: in.Ref.Hash + "/" + in.HookEvent + "/" + in.EventKey, Hooks: in.Hooks}
+	var st agentapi.HookState
+	var err error
+	for silent := 0; ; {
+		st, err = c.RunHooks(ctx, in.HookEvent, run)
+		var answered *agentapi.Error
+		if err == nil {
+			silent = 0
+		} else if silent++; errors.As(err, &answered) || silent == 30 {
+			break
+		}
+		if st.Done {
+			break
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(200 * time.Millisecond):
 		}
-		if st, err = c.HookState(ctx, in.HookEvent); err != nil {
-			silent++
-			var answered *agentapi.Error
-			if errors.As(err, &answered) {
-				break
-			}
-			continue
-		}
-		silent = 0
 	}
 	switch {
 	case err != nil:

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -68,6 +69,8 @@ func TestAgentFailpoints(t *testing.T) {
 			}
 		}
 	}
+	agentDeadAtStop(in)
+	in.do("down", agentCluster, job{}, succeeds)
 	in.verify()
 }
 
@@ -118,6 +121,27 @@ func agentAutostop(in *instance, point string) {
 	}
 }
 
+// agentDeadAtStop stops a cluster whose agent has just died, for the third time in a row: its hook runs all the same.
+func agentDeadAtStop(in *instance) {
+	in.do("launch", agentCluster, job{}, succeeds)
+	in.do("autostop", agentCluster, job{}, succeeds)
+	mark := filepath.Join(in.dir, "hook-of-the-dead")
+	in.rule(agentCluster, func(r *agentapi.Autostop) {
+		r.Hooks = []agentapi.Hook{{Run: "echo ran >> " + mark, Events: []string{"stop"}}}
+	})
+	for died := 0; died < 3; time.Sleep(10 * time.Millisecond) {
+		for _, p := range in.processes() {
+			if p.verb() == "serve" && syscall.Kill(p.pid, syscall.SIGKILL) == nil {
+				died++
+			}
+		}
+	}
+	in.do("stop", agentCluster, job{}, succeeds)
+	if b, err := os.ReadFile(mark); string(b) != "ran\n" {
+		in.t.Errorf("the stop hook wrote %q (%v)", b, err)
+	}
+}
+
 func agentUpgrade(in *instance, point string) {
 	a, r := in.do("launch", agentCluster, job{sleep: "1"}, succeeds)
 	in.eventually("the job runs", func() bool { return in.begun()[a.id][0] == 1 })
@@ -149,6 +173,12 @@ func agentUpgrade(in *instance, point string) {
 // idle makes the head of a cluster idle out at once, with a hook. Over the API a minute is the least.
 func (in *instance) idle(cluster string, hooks ...agentapi.Hook) {
 	in.t.Helper()
+	in.rule(cluster, func(r *agentapi.Autostop) { r.IdleSeconds, r.Hooks, r.WaitFor = 0.05, hooks, "none" })
+}
+
+// rule changes the idle rule that the head of a cluster was given, behind the server's back.
+func (in *instance) rule(cluster string, change func(*agentapi.Autostop)) {
+	in.t.Helper()
 	c := agentapi.NewUnix(in.node(cluster).Socket)
 	defer c.Close()
 	in.eventually("the idle rule is taken", func() bool {
@@ -158,9 +188,9 @@ func (in *instance) idle(cluster string, hooks ...agentapi.Hook) {
 		if err != nil || i.Autostop == nil {
 			return false
 		}
-		rule := *i.Autostop
-		rule.IdleSeconds, rule.Hooks, rule.WaitFor = 0.05, hooks, "none"
-		_, err = c.SetAutostop(ctx, rule)
+		r := *i.Autostop
+		change(&r)
+		_, err = c.SetAutostop(ctx, r)
 		return err == nil
 	})
 }
