@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/skyloom/skyloom/tests/faults/world"
+	"github.com/skyloom/skyloom/workflows"
 )
 
 // TestEngineSeeds runs schedules on the embedded engine with real workers, which are restarted in the midst of them.
@@ -19,7 +20,10 @@ func TestEngineSeeds(t *testing.T) {
 	if n == 0 {
 		t.Skip("SKYLOOM_ENGINE_SEEDS is 0")
 	}
+	was := workflows.HistoryLimit
+	workflows.HistoryLimit = 120 // idle clusters continue as new now and then
 	w := world.NewReal(t, world.RealOptions(int64(first)))
+	t.Cleanup(func() { workflows.HistoryLimit = was })
 	var names []string
 	var wg sync.WaitGroup
 	for seed := first; seed < first+n; seed++ {
@@ -49,6 +53,7 @@ func TestEngineSeeds(t *testing.T) {
 	w.StopFaults()
 	w.Converge(5*time.Minute, names...)
 	tally := w.Tally()
+	tally["histories replayed"] = w.Replay(names...)
 	for _, k := range slices.Sorted(maps.Keys(tally)) {
 		t.Logf("%7d %s", tally[k], k)
 	}

@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	enumspb "go.temporal.io/api/enums/v1"
 	historypb "go.temporal.io/api/history/v1"
 	"go.temporal.io/api/temporalproto"
 
@@ -175,16 +174,11 @@ func save(t *testing.T, w *world.World, name, id, run string) {
 	t.Helper()
 	// A request's row ends a moment before its workflow does: wait for that.
 	time.Sleep(300 * time.Millisecond)
-	var h historypb.History
-	it := w.Client.GetWorkflowHistory(context.Background(), id, run, false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
-	for it.HasNext() {
-		ev, err := it.Next()
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		h.Events = append(h.Events, ev)
+	h, err := w.History(id, run)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
 	}
-	if err := os.WriteFile(filepath.Join("testdata", name+".json"), encode(t, &h), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join("testdata", name+".json"), encode(t, h), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }

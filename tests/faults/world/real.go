@@ -2,6 +2,7 @@ package world
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"path/filepath"
 	"sync"
@@ -9,13 +10,17 @@ import (
 	"time"
 
 	enumspb "go.temporal.io/api/enums/v1"
+	historypb "go.temporal.io/api/history/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/interceptor"
 	"go.temporal.io/sdk/temporal"
+	sdkworker "go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
 
+	"github.com/skyloom/skyloom/activities"
 	"github.com/skyloom/skyloom/worker"
 	"github.com/skyloom/skyloom/worker/engine"
 )
@@ -85,6 +90,56 @@ func (w *World) down() {
 func (w *World) Restart() {
 	w.down()
 	w.up()
+}
+
+// History reads the history of a workflow; run "" is the latest.
+func (w *World) History(id, run string) (*historypb.History, error) {
+	var h historypb.History
+	it := w.Client.GetWorkflowHistory(context.Background(), id, run, false, enumspb.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT)
+	for it.HasNext() {
+		ev, err := it.Next()
+		if err != nil {
+			return nil, err
+		}
+		h.Events = append(h.Events, ev)
+	}
+	return &h, nil
+}
+
+// Replay replays the histories of all requests and of the clusters' workflows, over all their runs, on the present code
+// (I15). It returns how many there were.
+func (w *World) Replay(names ...string) (n int) {
+	w.T.Helper()
+	ids := []string{}
+	for _, id := range w.Submitted {
+		ids = append(ids, activities.RequestWorkflowID(id))
+	}
+	for _, name := range names {
+		ids = append(ids, activities.ClusterWorkflowID(name))
+	}
+	r := sdkworker.NewWorkflowReplayer()
+	for name, f := range worker.Workflows() {
+		r.RegisterWorkflowWithOptions(f, workflow.RegisterOptions{Name: name})
+	}
+	for _, id := range ids {
+		for run, more := "", true; more; n++ {
+			h, err := w.History(id, run)
+			var missing *serviceerror.NotFound
+			if errors.As(err, &missing) {
+				break // a cluster that was never launched
+			}
+			if err != nil {
+				w.T.Errorf("history of %s: %v", id, err)
+				break
+			}
+			if err := r.ReplayWorkflowHistory(quiet{}, h); err != nil {
+				w.T.Errorf("I15: %s does not replay: %v", id, err)
+			}
+			run = h.Events[0].GetWorkflowExecutionStartedEventAttributes().GetContinuedExecutionRunId()
+			more = run != ""
+		}
+	}
+	return n
 }
 
 // realFaults makes some attempts of activities die, before or after their effect; the engine retries them.
