@@ -144,13 +144,13 @@ func (l *link) establish(done chan struct{}, t target, hops []target) {
 	defer cancel()
 	began := time.Now()
 	c, err := l.net.reach(ctx, t, hops)
+	l.net.mu.Lock() // never taken while l.mu is held
+	closed := l.net.closed
+	l.net.mu.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	defer close(done)
 	l.dialing = nil
-	l.net.mu.Lock()
-	closed := l.net.closed
-	l.net.mu.Unlock()
 	if err == nil && closed {
 		c.Close()
 		err = errors.New("the server is ending")

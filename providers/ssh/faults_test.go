@@ -127,6 +127,84 @@ func TestSilentHost(t *testing.T) {
 	}
 }
 
+// TestGoneForGood: a host that is no more is given up once it is taken out of the pools file.
+func TestGoneForGood(t *testing.T) {
+	t.Parallel()
+	l := labOf(t, lab.Options{Hosts: 2})
+	p := open(t, l, func(o *Options) { o.ConnectTimeout = time.Second })
+	ref := cluster("lost")
+	n := create(t, p, ref, 2, small)[1]
+	h := hostOfNode(t, l, n)
+	if err := h.Terminate(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, 20*time.Second, "the delete says what is wrong", func() bool {
+		err := p.Delete(t.Context(), ref, nil)
+		return err != nil && strings.Contains(err.Error(), h.Addr) && !providers.Is(err, providers.NotFound)
+	})
+	text := l.PoolsYAML("lab")
+	i := strings.Index(text, "    - ip: "+h.Addr)
+	text = text[:i]
+	if err := os.WriteFile(filepath.Join(p.o.Home, PoolsFile), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	until(t, 20*time.Second, "the node is gone", func() bool { return list(t, p, ref)[1].State == providers.NodeGone || len(list(t, p, ref)) == 0 })
+	until(t, 20*time.Second, "the cluster is deleted", func() bool { return providers.Is(p.Delete(t.Context(), ref, nil), providers.NotFound) })
+}
+
+// TestFallsSilentWhileMaking: the node of a host that goes away in the middle is made elsewhere, and removed once the host is back.
+func TestFallsSilentWhileMaking(t *testing.T) {
+	t.Parallel()
+	l := labOf(t, lab.Options{Hosts: 2})
+	p := open(t, l, func(o *Options) { o.ConnectTimeout = time.Second })
+	hosts, err := p.pool("lab")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref := cluster("midway")
+	req := request(ref, 1, small)
+	n, err := p.existing(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bringUp{p: p, ctx: t.Context(), req: req, n: n, hosts: hosts, failed: map[*link]bool{}}
+	found := b.prepare(1)
+	if len(found) != 1 || found[0].Name != l.Host(0).Addr {
+		t.Fatalf("prepared %v", found)
+	}
+	// The node is made, and the answer never arrives.
+	n.Ranks[0] = &noted{Host: found[0].Host}
+	if err := p.keep(n); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := b.one(attempt{0, found[0]}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Host(0).Cut(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.make([]attempt{{0, found[0]}}); err != nil {
+		t.Fatal(err)
+	}
+	ns, err := b.run()
+	if err != nil || len(ns) != 1 || ns[0].ExternalIP != l.Host(1).Addr {
+		t.Fatalf("it went on to %+v, %v", ns, err)
+	}
+	if err := l.Host(0).Join(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, 20*time.Second, "the first node is removed", func() bool {
+		got := list(t, p, ref)
+		if len(got) != 1 || got[0].ExternalIP != l.Host(1).Addr {
+			t.Errorf("listed %+v", got)
+		}
+		return claimsOn(t, l.Host(0)) == 0
+	})
+	if err := p.Delete(t.Context(), ref, nil); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestReboot: after a restart of the machine its nodes are stopped, their shares free, and they can be started again.
 func TestReboot(t *testing.T) {
 	t.Parallel()

@@ -130,6 +130,11 @@ func (p *Provider) List(ctx context.Context, tag providers.Tag) ([]providers.Nod
 				continue // its host says that it is not there
 			}
 			last := *x.Node
+			if !p.listed(x.Host) {
+				last.State, last.Reason = sharedhost.StateGone, "its host "+x.Host.Name+" was taken out of the pools file, and does not answer"
+				out = append(out, node(x.Host, x.Addr, last))
+				continue
+			}
 			last.Reason = strings.TrimSuffix("as last known; host "+x.Host.Name+" does not answer: "+why.Error(), ".")
 			out = append(out, node(x.Host, x.Addr, last))
 		}
@@ -313,6 +318,12 @@ func (p *Provider) deleteLocked(ctx context.Context, ref providers.ClusterRef, i
 			}
 			continue
 		}
+		var u *unreachable
+		if n != nil && errors.As(err, &u) && !p.listed(hosts[i].Host) {
+			p.log.Warn("ssh: a host that was taken out of the pools file does not answer: its nodes are given up", "host", hosts[i].Name, "cluster", ref.NameOnCloud())
+			n.forget(p, hosts[i], ref, ids)
+			continue
+		}
 		left = append(left, hosts[i].Name+": "+err.Error())
 		if first == nil {
 			first = err
@@ -328,7 +339,7 @@ func (p *Provider) deleteLocked(ctx context.Context, ref providers.ClusterRef, i
 			return &providers.Error{Kind: providers.UnknownOutcome, Scope: providers.ScopeCloud, Msg: "ssh: the deletion of " + ref.NameOnCloud() + " goes on", Err: ctx.Err()}
 		}
 		slices.Sort(left)
-		return &providers.Error{Kind: providers.Internal, Scope: providers.ScopeCloud, Hint: hint(first, "bring the host back; `sky down --purge` gives up on it and leaves what runs there"),
+		return &providers.Error{Kind: providers.Internal, Scope: providers.ScopeCloud, Hint: hint(first, "bring the host back, or take it out of the pools file if it is gone for good; `sky down --purge` gives up on it at once"),
 			Msg: fmt.Sprintf("ssh: nodes of %s may be left on %d host(s): %s", ref.NameOnCloud(), len(left), strings.Join(left, "; "))}
 	}
 	if n == nil && len(ids) == 0 || n != nil && len(n.Ranks) == 0 && len(n.Maybe) == 0 {

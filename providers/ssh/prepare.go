@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/skyloom/skyloom/agent/sharedhost"
 	"github.com/skyloom/skyloom/providers"
@@ -93,17 +94,24 @@ func (p *Provider) CleanHosts(ctx context.Context, installation string, pools []
 	if err != nil {
 		return nil, err
 	}
-	if len(pools) == 0 {
-		pools = nil
-	}
+	// Asked on the hosts: what is only noted, of one that does not answer, is no reason to leave the others as they are.
+	var mu sync.Mutex
 	var mine []string
-	for _, n := range p.matching(providers.Tag{Installation: installation}) {
-		for _, h := range n.hosts() {
-			if (pools == nil || slices.Contains(pools, h.Pool)) && !slices.Contains(mine, n.Ref.Name) {
-				mine = append(mine, n.Ref.Name)
+	each(hosts, func(_ int, h *host) {
+		lctx, cancel := context.WithTimeout(ctx, listLimit)
+		defer cancel()
+		r, err := p.call(lctx, h, nil, sharedhost.VerbList, sharedhost.Request{Installation: installation})
+		if err != nil {
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		for _, n := range r.Nodes {
+			if !slices.Contains(mine, n.Cluster) {
+				mine = append(mine, n.Cluster)
 			}
 		}
-	}
+	})
 	if len(mine) > 0 {
 		slices.Sort(mine)
 		return nil, &providers.Error{Kind: providers.Conflict, Scope: providers.ScopeCloud, Msg: "clusters have nodes on these hosts: " + strings.Join(mine, ", "),

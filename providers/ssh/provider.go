@@ -284,6 +284,16 @@ func (p *Provider) now(h Host) (*host, error) {
 	return p.hostOf(conf, h)
 }
 
+// listed says that a host stands in the pools file at present.
+func (p *Provider) listed(h Host) bool {
+	pools, _, err := p.load()
+	if err != nil {
+		return true // a file that is being edited takes no host out
+	}
+	pl, ok := pools.Pool(h.Pool)
+	return ok && slices.ContainsFunc(pl.Hosts, func(x Host) bool { return x.Name == h.Name })
+}
+
 // call has a host do something and remembers how that went.
 func (p *Provider) call(ctx context.Context, h *host, src providers.AgentSource, verb string, req sharedhost.Request) (sharedhost.Reply, error) {
 	if src == nil {
