@@ -30,7 +30,7 @@ func TestEngineSeeds(t *testing.T) {
 		r := rand.New(rand.NewPCG(uint64(seed), 3))
 		mine := []string{fmt.Sprintf("s%d-a", seed), fmt.Sprintf("s%d-b", seed)}[:1+r.IntN(2)]
 		names = append(names, mine...)
-		s := &world.Script{W: w, Rand: r, Names: mine, Steps: 8 + r.IntN(8), Pause: 1500 * time.Millisecond}
+		s := &world.Script{W: w, Rand: r, Names: mine, Steps: 10 + r.IntN(10), Pause: 2000 * time.Millisecond}
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
@@ -45,7 +45,7 @@ func TestEngineSeeds(t *testing.T) {
 		select {
 		case <-playing:
 			over = true
-		case <-time.After(2*time.Second + time.Duration(r.IntN(5000))*time.Millisecond):
+		case <-time.After(time.Second + time.Duration(r.IntN(3000))*time.Millisecond):
 			w.Restart()
 			restarts++
 		}
