@@ -12,6 +12,7 @@ import (
 // TestFigures tells how long a launch takes on a lab host that has nothing of ours, beside the same on this machine. It fails
 // on no time: the machine may be busy.
 func TestFigures(t *testing.T) {
+	needLong(t)
 	const n = 5
 	l := lab.New(t, lab.Options{Hosts: n, Host: lab.HostSpec{CPUs: 4, MemoryMB: 4 << 10}})
 	pools := ""

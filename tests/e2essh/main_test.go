@@ -26,6 +26,14 @@ var (
 // long says that the long tests run too.
 var long = os.Getenv("SKYLOOM_E2E_SSH") == "all"
 
+// needLong skips what only make e2e-ssh runs.
+func needLong(t *testing.T) {
+	t.Helper()
+	if !long {
+		t.Skip("make e2e-ssh runs it")
+	}
+}
+
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {

@@ -28,6 +28,7 @@ var works = []lab.HostSpec{
 
 // TestOddHosts launches on each host by itself.
 func TestOddHosts(t *testing.T) {
+	needLong(t)
 	l := lab.New(t, lab.Options{Specs: works})
 	// A pool per host, so that a launch has no choice.
 	var pools strings.Builder
@@ -82,6 +83,7 @@ func TestOddHosts(t *testing.T) {
 
 // TestBadHosts are hosts that can't take a node: each is named with its reason, and the good one is taken.
 func TestBadHosts(t *testing.T) {
+	needLong(t)
 	l := lab.New(t, lab.Options{Specs: []lab.HostSpec{
 		{Name: "down"}, {Name: "full", CPUs: 4, MemoryMB: 8 << 10}, {Name: "arm", Arch: "aarch64"}, {Name: "strange", Arch: "sparc64"}, {Name: "nospace", DiskMB: 64, CPUs: 4, MemoryMB: 8 << 10},
 		{Name: "badshell", Files: map[string]string{"/home/ubuntu/.bashrc": "echo I am a friendly host; exit 3\n"}},

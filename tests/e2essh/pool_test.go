@@ -79,6 +79,27 @@ func TestPool(t *testing.T) {
 	s.sky("launch", "-y", "-c", "again", "--infra", "ssh/lab", "echo here again").has("here again")
 }
 
+// TestRoom: a stopped cluster gives its share back, and may find it taken when it is started again.
+func TestRoom(t *testing.T) {
+	needLong(t)
+	l := lab.New(t, lab.Options{Specs: []lab.HostSpec{{Name: "g", CPUs: 8, MemoryMB: 16 << 10, GPUs: []lab.GPU{{Name: "H100", Count: 2, MemoryMB: 81920}}}}})
+	s := newSite(t, l, "")
+	gpu := func(n string) []string {
+		return []string{"--infra", "ssh/lab", "--gpus", "H100:" + n, "--cpus", "1", "--memory", "1"}
+	}
+	s.sky(append([]string{"launch", "-y", "-c", "first", "echo kept > ~/file; nvidia-smi -L | head -1; echo devices $CUDA_VISIBLE_DEVICES"}, gpu("2")...)...).has("H100", "devices GPU-")
+	s.sky("gpus", "list").has("ssh/lab", "H100", "0 of 2 free")
+	s.fails(append([]string{"launch", "-y", "-c", "second", "true"}, gpu("1")...)...).has("no capacity", "held by first")
+	s.sky("stop", "-y", "first")
+	s.sky(append([]string{"launch", "-y", "-c", "second", "true"}, gpu("1")...)...)
+	s.fails("start", "-y", "first").has("there is no room for it now", "1 H100 of 2 free, 2 asked for; held by second")
+	s.sky("status", "first").has("STOPPED")
+	s.sky("down", "-y", "second")
+	s.sky("start", "-y", "first")
+	s.sky("exec", "first", "cat ~/file").has("kept")
+	s.sky("down", "-y", "first")
+}
+
 // traces says that a path changes also without us: what sshd, sudo and the login keep.
 func traces(path string) bool {
 	for _, p := range []string{"/run/", "/var/log/", "/var/lib/sudo/", "/tmp", "/var/tmp", "/dev/", "/etc/ssh/", "/root/.ssh", "/home/ubuntu/.ssh", "/home/ubuntu/.cache", "/var/run/"} {
