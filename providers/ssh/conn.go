@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	connectTimeout = 5 * time.Second  // to one host or hop, unless configured
+	connectTimeout = 10 * time.Second // to one host or hop, unless configured
 	keepAlive      = 5 * time.Second  // between signs of life of a connection in use
 	silence        = 10 * time.Second // after which a connection counts as dead
 	restAfter      = 5 * time.Minute  // an idle connection is closed

@@ -26,7 +26,7 @@ type Options struct {
 	Agent providers.AgentSource
 	// Allowed names the pools that may be used; nil: all.
 	Allowed []string
-	// ConnectTimeout is for one host or hop; 0: five seconds. Poll is how often a watch asks a host; 0: 15 seconds.
+	// ConnectTimeout is for one host or hop; 0: ten seconds. Poll is how often a watch asks a host; 0: 15 seconds.
 	ConnectTimeout, Poll time.Duration
 	// Shared says that other servers work on the same clusters without sharing Home.
 	Shared bool
