@@ -106,7 +106,7 @@ func (e *entity) run() error {
 	sel.AddReceive(seen, func(c workflow.ReceiveChannel, _ bool) {
 		var o activities.Observed
 		c.Receive(e.root, &o)
-		e.observe(o)
+		e.later("observed "+string(o.Kind), func(e *entity) { e.observe(o) })
 	})
 	sel.AddReceive(e.done, func(c workflow.ReceiveChannel, _ bool) { c.Receive(e.root, nil) })
 	killed := workflow.NewBufferedChannel(e.root, 1)
@@ -201,6 +201,11 @@ func (e *entity) accept(op cluster.Op) {
 		}
 		e.queue = append(e.queue, op)
 	case cluster.OpDown, cluster.OpStop:
+		if op.Auto && op.Gen > e.st.Autostop.Generation {
+			// The rule it goes by is on its way to us: the task that gave it to the agent was lost, and is carried out anew.
+			e.queue = append(e.queue, op)
+			return
+		}
 		if !op.Auto {
 			e.cancelOthers(op)
 		}

@@ -209,8 +209,17 @@ func (e *entity) stillDue(op cluster.Op) bool {
 		return true
 	}
 	if e.st.Exists() && e.st.Row.Status == api.ClusterUp {
-		if fail := e.giveAutostop(e.st.Autostop, true); fail != nil {
+		if fail := e.giveAutostop(agentapi.Autostop{Generation: op.Gen}, true); fail != nil {
 			workflow.GetLogger(e.root).Warn("undrain", "error", fail.Message)
+		}
+		if op.Gen > e.st.Autostop.Generation { // a rule that never came to be: ours must stand above it
+			if e.st.Autostop.Generation == 0 {
+				e.st.Autostop.IdleMinutes = -1
+			}
+			e.st.Autostop.Generation = op.Gen + 1
+			if fail := e.giveAutostop(e.st.Autostop, false); fail != nil {
+				workflow.GetLogger(e.root).Warn("idle rule", "error", fail.Message)
+			}
 		}
 	}
 	return false
