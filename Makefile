@@ -12,7 +12,7 @@ LDFLAGS := -s -w -X $(PKG)/internal/version.Version=$(VERSION) -X $(PKG)/interna
 # Everything is pure Go. One setting for builds and tests means one build cache.
 export CGO_ENABLED := 0
 
-.PHONY: all build sky sky-server sky-agent agents install quickstart test test-short lint vet docs docs-check cross chaos chaos-smoke lab e2e-ssh replay histories faults bench fuzz clean
+.PHONY: e2e-jobs all build sky sky-server sky-agent agents install quickstart test test-short lint vet docs docs-check cross chaos chaos-smoke lab e2e-ssh replay histories faults bench fuzz clean
 
 all: build
 
@@ -83,6 +83,9 @@ lab: ## hosts to play with, as root: make lab ARGS="up 3", then bin/lab help
 	@mkdir -p $(BIN)
 	$(GO) build -o $(BIN)/lab ./tests/lab/cmd/lab
 	@$(BIN)/lab $(ARGS)
+
+e2e-jobs: build ## managed jobs: the training example through five preemptions
+	SKYLOOM_TRAIN=1 $(GO) test ./tests/train ./tests/managed -count=1 -v
 
 replay: ## recorded histories replay on this build
 	$(GO) test ./tests/histories -count=1

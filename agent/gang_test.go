@@ -85,7 +85,8 @@ func TestGang(t *testing.T) {
 			n.run2("touch ~/go")
 		}
 		row := head.reaches(j.ID, api.JobFailed)
-		if !slices.Equal(row.ExitCodes, []int{0, 1, 137}) {
+		// Rank 0 was let go first, but on a busy machine rank 1's failure may still end it.
+		if c := row.ExitCodes; len(c) != 3 || c[0] != 0 && c[0] != 137 || c[1] != 1 || c[2] != 137 {
 			t.Errorf("codes: %v (%s)", row.ExitCodes, row.Reason)
 		}
 		for i, n := range nodes {

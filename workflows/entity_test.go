@@ -92,10 +92,11 @@ func TestCancelWhileProvisioning(t *testing.T) {
 		}
 		begun := time.Now()
 		w.Cancel(id)
-		if r := w.Wait(id, time.Minute); r.Status != api.RequestCancelled {
+		r := w.Wait(id, time.Minute)
+		if r.Status != api.RequestCancelled {
 			t.Errorf("the launch is %s", r.Status)
 		}
-		if took := time.Since(begun); took > 10*time.Second {
+		if took := r.FinishedAt.Sub(begun); took > 10*time.Second {
 			t.Errorf("the cancel took %s: it must not wait for the nodes to come up", took)
 		}
 		if _, there := w.Cluster("c"); there || len(w.Cloud.Ledger().Alive()) > 0 {
@@ -114,8 +115,7 @@ func TestDownWhileWaitingForCapacity(t *testing.T) {
 			t.Errorf("a launch that waits shows %s, next try %v, %q", r.Status, r.NextRetry, r.StatusMsg)
 		}
 		begun := time.Now()
-		w.Done(w.Down("c"))
-		if took := time.Since(begun); took > 5*time.Second {
+		if took := w.Done(w.Down("c")).FinishedAt.Sub(begun); took > 5*time.Second {
 			t.Errorf("the down took %s: it must not queue behind a launch that waits", took)
 		}
 		if r := w.Wait(id, time.Minute); r.Status != api.RequestCancelled || !strings.Contains(r.Error.Message, "sky down c") {
@@ -249,8 +249,8 @@ func TestWorkThatComesWithTheAutostop(t *testing.T) {
 }
 
 func TestLaunchThatMeetsAFinishingDown(t *testing.T) {
-	// From before the down has begun to after its entity has closed, in steps.
-	for _, after := range []time.Duration{0, 50 * time.Millisecond, 900 * time.Millisecond, time.Second, 1050 * time.Millisecond, 1100 * time.Millisecond, 1200 * time.Millisecond, 3 * time.Second} {
+	// From just after the down was delivered to after its entity has closed, in steps.
+	for _, after := range []time.Duration{20 * time.Millisecond, 50 * time.Millisecond, 900 * time.Millisecond, time.Second, 1050 * time.Millisecond, 1100 * time.Millisecond, 1200 * time.Millisecond, 3 * time.Second} {
 		t.Run(after.String(), func(t *testing.T) {
 			in(t, world.Options{Cloud: memory.Config{DeleteLag: memory.Duration(time.Second)}}, func(t *testing.T, w *world.World) {
 				old := w.Result(w.Launch(api.LaunchBody{Cluster: "c", Task: long}))
@@ -381,8 +381,7 @@ func TestStartWaitsAndHoldsNothing(t *testing.T) {
 			t.Errorf("meanwhile the cluster is %s", s)
 		}
 		begun := time.Now()
-		w.Done(w.Down("c"))
-		if took := time.Since(begun); took > 5*time.Second {
+		if took := w.Done(w.Down("c")).FinishedAt.Sub(begun); took > 5*time.Second {
 			t.Errorf("down took %s", took)
 		}
 		if r := w.Wait(id, time.Minute); r.Status != api.RequestCancelled {
@@ -415,19 +414,23 @@ func TestRefusals(t *testing.T) {
 	in(t, world.Options{}, func(t *testing.T, w *world.World) {
 		w.Result(w.Launch(api.LaunchBody{Cluster: "c", Task: quick}))
 		for _, c := range []struct {
-			name, id, kind string
+			name string
+			id   func() string // one after the other: a later down would cancel what waits
+			kind string
 		}{
-			{"a task with an unknown field", w.Launch(api.LaunchBody{Cluster: "d", Task: "ran: echo\n"}), api.ErrInvalid},
-			{"a name with a path", w.Launch(api.LaunchBody{Cluster: "../d", Task: quick}), api.ErrInvalid},
-			{"a secret in clear", w.Launch(api.LaunchBody{Cluster: "d", Task: "secrets: {TOKEN: hunter2}\n" + quick}), api.ErrInvalid},
-			{"files that were not uploaded", w.Launch(api.LaunchBody{Cluster: "d", Task: "workdir: .\n" + quick}), api.ErrInvalid},
-			{"more than there is", w.Launch(api.LaunchBody{Cluster: "d", Task: "resources: {cpus: 10000}\n"}), api.ErrResourcesUnavailable},
-			{"exec on nothing", w.Exec(api.ExecBody{Cluster: "d", Task: quick}), api.ErrClusterDoesNotExist},
-			{"down of nothing", w.Down("d"), api.ErrClusterDoesNotExist},
-			{"a job that is not there", w.CancelJobs("c", false, 99), api.ErrJobNotFound},
-			{"preemption of what is not spot", w.Preempt("c", 0, 0), api.ErrNotSupported},
+			{"a task with an unknown field", func() string { return w.Launch(api.LaunchBody{Cluster: "d", Task: "ran: echo\n"}) }, api.ErrInvalid},
+			{"a name with a path", func() string { return w.Launch(api.LaunchBody{Cluster: "../d", Task: quick}) }, api.ErrInvalid},
+			{"a secret in clear", func() string {
+				return w.Launch(api.LaunchBody{Cluster: "d", Task: "secrets: {TOKEN: hunter2}\n" + quick})
+			}, api.ErrInvalid},
+			{"files that were not uploaded", func() string { return w.Launch(api.LaunchBody{Cluster: "d", Task: "workdir: .\n" + quick}) }, api.ErrInvalid},
+			{"more than there is", func() string { return w.Launch(api.LaunchBody{Cluster: "d", Task: "resources: {cpus: 10000}\n"}) }, api.ErrResourcesUnavailable},
+			{"exec on nothing", func() string { return w.Exec(api.ExecBody{Cluster: "d", Task: quick}) }, api.ErrClusterDoesNotExist},
+			{"down of nothing", func() string { return w.Down("d") }, api.ErrClusterDoesNotExist},
+			{"a job that is not there", func() string { return w.CancelJobs("c", false, 99) }, api.ErrJobNotFound},
+			{"preemption of what is not spot", func() string { return w.Preempt("c", 0, 0) }, api.ErrNotSupported},
 		} {
-			r := w.Wait(c.id, time.Minute)
+			r := w.Wait(c.id(), time.Minute)
 			if r.Status != api.RequestFailed || r.Error == nil || r.Error.Kind != c.kind {
 				t.Errorf("%s: %s %v, want %s", c.name, r.Status, r.Error, c.kind)
 			} else if strings.Contains(r.Error.Message+r.Error.Hint, "hunter2") {

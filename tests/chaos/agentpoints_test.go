@@ -107,6 +107,7 @@ func agentCancel(in *instance, point string) {
 			in.t.Errorf("the cancelled job still runs as %d", p.pid)
 		}
 	}
+	in.lenient() // on a busy machine a job may be cancelled before its first line
 }
 
 func agentAutostop(in *instance, point string) {

@@ -15,8 +15,8 @@ var (
 	replying  = []string{"op.before-reply-row", "op.between-row-and-reply", "op.after-reply"}
 	passing   = map[string][]string{
 		"launch": {"provision.before-create", "local.create-after-record", "local.create-after-start", "provision.after-create", "provision.after-configure",
-			"sync.before-apply", "job.before-submit", "job.after-submit"},
-		"exec":     {"sync.before-apply", "job.before-submit", "job.after-submit"},
+			"sync.before-send", "sync.before-apply", "job.before-submit", "job.after-submit"},
+		"exec":     {"sync.before-send", "sync.before-apply", "job.before-submit", "job.after-submit"},
 		"cancel":   {"cancel.after-cancel"},
 		"autostop": nil,
 		"stop":     {"stop.before-stop", "local.stop-after-record", "stop.after-stop"},
@@ -27,7 +27,18 @@ var (
 )
 
 // unreachable are points that no operation on an instance passes, with the reason.
-var unreachable = map[string]string{}
+var unreachable = map[string]string{
+	"ssh.create-after-note": onHosts, "ssh.create-after-make": onHosts, "ssh.delete-after-free": onHosts,
+	"host.create-after-claim": inCalls, "host.create-after-record": inCalls, "host.create-after-start": inCalls,
+	"host.delete-after-kill": inCalls, "host.delete-after-free": inCalls,
+	"checkpoint.before-content": inSaves, "checkpoint.before-row": inSaves,
+}
+
+const (
+	onHosts = "needs hosts that are reached by SSH: tests/e2essh visits it"
+	inSaves = "is passed by saves of managed jobs: the tests of package worker visit it"
+	inCalls = "is in the program on a shared host, not in the server: agent/sharedhost visits it"
+)
 
 // visit is a kill of the server at a point during an operation. Once the operation is told to have ended, then follows at
 // once: the workflow has not heard of that end yet, and must come to the same one.
@@ -99,12 +110,12 @@ func TestFailpoints(t *testing.T) {
 func visitAll(in *instance, todo []visit) {
 	t := in.t
 	defer in.observe()()
-	files := in.upload("some content")
 	c := &subject{in: in, name: "fp"}
 	var slowest time.Duration
 	for _, v := range todo {
 		c.bring(before[v.op])
-		j := job{files: files}
+		// New content each time: what is in order on the nodes is not sent and not put in place again.
+		j := job{files: in.upload("content for " + v.op + " at " + v.point)}
 		if v.op == "launch" {
 			j.nodes = 2
 		}
