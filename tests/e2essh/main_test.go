@@ -80,6 +80,8 @@ type site struct {
 	home string
 	cmd  *exec.Cmd
 	log  string
+	// extra is added to the server's environment.
+	extra []string
 }
 
 // newSite makes a SKY_HOME with the pool "lab" of all the lab's hosts, and starts its server.
@@ -131,7 +133,7 @@ func (s *site) start() {
 	}
 	defer out.Close()
 	s.cmd = s.lab.Command(filepath.Join(binDir, "sky-server"), "--addr", "127.0.0.1:0")
-	s.cmd.Env, s.cmd.Stdout, s.cmd.Stderr = s.env(), out, out
+	s.cmd.Env, s.cmd.Stdout, s.cmd.Stderr = append(s.env(), s.extra...), out, out
 	if err := s.cmd.Start(); err != nil {
 		s.Fatal(err)
 	}
@@ -151,6 +153,21 @@ func (s *site) kill() {
 	s.cmd.Process.Signal(syscall.SIGKILL)
 	s.cmd.Wait()
 	s.cmd = nil
+}
+
+// dies runs something that the server's death interrupts, and waits for that death.
+func (s *site) dies(f func()) {
+	s.Helper()
+	dead := make(chan struct{})
+	go func() { s.cmd.Wait(); close(dead) }()
+	ended := make(chan struct{})
+	go func() { f(); close(ended) }()
+	select {
+	case <-dead:
+		s.cmd = nil
+	case <-time.After(time.Minute):
+		s.Fatal("the server was to die and lives")
+	}
 }
 
 func (s *site) end() {

@@ -1,6 +1,7 @@
 package e2essh
 
 import (
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -98,6 +99,30 @@ func TestRoom(t *testing.T) {
 	s.sky("start", "-y", "first")
 	s.sky("exec", "first", "cat ~/file").has("kept")
 	s.sky("down", "-y", "first")
+}
+
+// TestFile takes pools over from a file, with a password that must stand nowhere else.
+func TestFile(t *testing.T) {
+	needLong(t)
+	const password = "Pa55-w0rd-of-the-h0st"
+	l := lab.New(t, lab.Options{Specs: []lab.HostSpec{{Name: "pw", Password: password, NoKey: true, Sudo: lab.SudoPassword}}})
+	s := newSite(t, l, "# none yet\n")
+	s.fails("ssh", "up").has("no SSH node pools", "ssh_node_pools.yaml")
+	s.sky("check", "-v").has("ssh: disabled", "no SSH node pools")
+	s.fails("launch", "-y", "-c", "x", "--infra", "ssh/lab", "true")
+	file := s.task("mine.yaml", "lab:\n  hosts: ["+l.Host(0).Addr+"]\n  user: ubuntu\n  password: "+password+"\n  usr: x\n")
+	s.fails("ssh", "up", "-f", file).has(file + ":5:3: lab: unknown field \"usr\"")
+	file = s.task("mine.yaml", l.PoolsYAML("lab"))
+	s.sky("ssh", "up", "-f", file).has("Node pool: lab", "ready").hasNot(password)
+	s.sky("launch", "-y", "-c", "x", "--infra", "ssh/lab", "id -un; env; cat /proc/1/environ | tr '\\0' '\\n'").has("root").hasNot(password)
+	out, err := exec.Command("grep", "-rlF", password, s.home).Output()
+	if got := strings.Fields(string(out)); len(got) != 2 {
+		t.Errorf("the password stands in %v (%v)", got, err)
+	}
+	if text, err := l.Host(0).Run(t.Context(), "grep -rlF "+password+" /home /var/tmp /tmp /root 2>/dev/null; true"); err != nil || strings.TrimSpace(text) != "" {
+		t.Errorf("on the host the password stands in %s %v", text, err)
+	}
+	s.sky("down", "-y", "x")
 }
 
 // traces says that a path changes also without us: what sshd, sudo and the login keep.
