@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -260,8 +261,9 @@ const agentRestart = 7 * time.Second
 func (a *Activities) comesBack(ctx context.Context, p providers.Provider, ref providers.ClusterRef, n providers.Node) bool {
 	ctx, cancel := context.WithTimeout(ctx, agentRestart)
 	defer cancel()
-	if listed, err := p.List(ctx, ref.Tag()); err != nil || !runs(listed, n.ID) {
-		return false
+	listed, err := p.List(ctx, ref.Tag())
+	if err != nil || !slices.ContainsFunc(listed, func(l providers.Node) bool { return l.ID == n.ID && l.State == providers.NodeRunning }) {
+		return false // one that is still on its way has no agent to wait for
 	}
 	return a.untilAnswered(ctx, p, n, func(ctx context.Context, c *agentapi.Client) error {
 		_, err := c.Info(ctx)
