@@ -20,6 +20,7 @@ var (
 	fpWritten  = failpoint.Register("local.create-after-record") // nodes are written down, none is started
 	fpSpawned  = failpoint.Register("local.create-after-start")  // a node was started, its process is not written down
 	fpStopping = failpoint.Register("local.stop-after-record")   // nodes shall stop, none was told
+	fpStarting = failpoint.Register("local.start-after-record")  // stopped nodes shall run, none was started
 	fpKilled   = failpoint.Register("local.delete-after-kill")   // a node's processes are gone, its folder is there
 	fpRemoved  = failpoint.Register("local.delete-after-remove") // its folder is in the trash
 )

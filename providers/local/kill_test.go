@@ -39,6 +39,8 @@ func TestHelper(t *testing.T) {
 		_, err = p.Create(ctx, c.Request)
 	case "stop":
 		err = p.Stop(ctx, c.Request.Cluster, nil)
+	case "start":
+		_, err = p.Start(ctx, c.Request.Cluster, "s", agent)
 	case "delete":
 		err = p.Delete(ctx, c.Request.Cluster, nil)
 	}
@@ -47,7 +49,7 @@ func TestHelper(t *testing.T) {
 
 func TestKilledAtFailpoints(t *testing.T) {
 	for i, c := range []struct{ op, point string }{
-		{"create", fpWritten}, {"create", fpSpawned}, {"stop", fpStopping}, {"delete", fpKilled}, {"delete", fpRemoved},
+		{"create", fpWritten}, {"create", fpSpawned}, {"stop", fpStopping}, {"start", fpStarting}, {"start", fpSpawned}, {"delete", fpKilled}, {"delete", fpRemoved},
 	} {
 		t.Run(c.op+"/"+c.point, func(t *testing.T) {
 			ctx := context.Background()
@@ -56,6 +58,11 @@ func TestKilledAtFailpoints(t *testing.T) {
 			var before []providers.Node
 			if c.op != "create" {
 				before = create(t, p, q)
+			}
+			if c.op == "start" {
+				if err := p.Stop(ctx, q.Cluster, nil); err != nil {
+					t.Fatal(err)
+				}
 			}
 			killed(t, p, c.op, c.point, q)
 			next, err := New(p.o) // the restarted server
@@ -74,6 +81,14 @@ func TestKilledAtFailpoints(t *testing.T) {
 					t.Errorf("%v, then %v", first, got)
 				}
 				for _, n := range got {
+					client(t, next, n)
+				}
+			case "start":
+				back, err := next.Start(ctx, q.Cluster, "s", theAgent)
+				if err != nil || back[0].State != providers.NodeRunning || back[1].State != providers.NodeRunning {
+					t.Fatalf("%v, %v", back, err)
+				}
+				for _, n := range back {
 					client(t, next, n)
 				}
 			case "stop":

@@ -93,6 +93,10 @@ func (p *Provider) Start(ctx context.Context, ref providers.ClusterRef, token st
 					Hint: "take the cluster down and launch it again"}
 			case providers.NodeStopping, providers.NodeStopped, providers.NodePending:
 				start = append(start, r)
+			case providers.NodeRunning:
+				if err := p.adopt(r, procs); err != nil {
+					return err
+				}
 			}
 		}
 		if len(start) > 0 {
@@ -105,6 +109,9 @@ func (p *Provider) Start(ctx context.Context, ref providers.ClusterRef, token st
 			}
 			if err := p.reserve(ctx, start, token); err != nil {
 				return err
+			}
+			if err := failpoint.Hit(fpStarting); err != nil {
+				return internal(err, "start %s", ref.NameOnCloud())
 			}
 			for i, r := range start {
 				if err := p.spawn(r, agent); err != nil {
@@ -123,6 +130,16 @@ func (p *Provider) Start(ctx context.Context, ref providers.ClusterRef, token st
 	return out, err
 }
 
+// adopt writes down the process of a node whose starter was killed before it could.
+func (p *Provider) adopt(r *record, procs *table) error {
+	proc := p.findInit(r, procs)
+	if proc == nil || r.Init.PID != 0 && r.StartingAt.IsZero() {
+		return nil
+	}
+	r.Init, r.StartingAt = *proc, time.Time{}
+	return r.save()
+}
+
 // reserve takes GPUs for nodes that come back, and writes down that they shall run.
 func (p *Provider) reserve(ctx context.Context, recs []*record, token string) error {
 	unlock, err := p.lock(ctx, "root")
@@ -139,7 +156,7 @@ func (p *Provider) reserve(ctx context.Context, recs []*record, token string) er
 		return err
 	}
 	for i, r := range recs {
-		r.Want, r.Reason, r.StartToken, r.Devices, r.PreemptAt = wantRunning, "", token, devices[i], time.Time{}
+		r.Want, r.Reason, r.StartToken, r.Devices, r.PreemptAt, r.StartingAt = wantRunning, "", token, devices[i], time.Time{}, time.Now().UTC()
 		if err := r.save(); err != nil {
 			return err
 		}

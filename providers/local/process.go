@@ -78,6 +78,9 @@ func (p *Provider) state(r *record, procs *table) (providers.NodeState, string) 
 	case wantGone:
 		return providers.NodeGone, r.Reason
 	}
+	if !r.StartingAt.IsZero() {
+		return providers.NodeStopped, "its start was cut short"
+	}
 	var ended struct {
 		Reason string `json:"reason"`
 		Down   bool   `json:"down"`

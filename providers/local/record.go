@@ -47,6 +47,8 @@ type record struct {
 	Reason     string    `json:"reason,omitempty"`
 	StartToken string    `json:"start_token,omitempty"`
 	PreemptAt  time.Time `json:"preempt_at,omitzero"`
+	// StartingAt is when a stopped node was last told to run, until its process is written down.
+	StartingAt time.Time `json:"starting_at,omitzero"`
 
 	// SpawnedAt is when the processes were last about to be started; Boot and Init tell which they are. Init is empty
 	// if whoever started them was killed before it could write so.

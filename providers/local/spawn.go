@@ -141,6 +141,7 @@ func (p *Provider) start(r *record, agent string, namespaces bool, group *os.Fil
 	} else {
 		r.Init = proctree.Proc{PID: cmd.Process.Pid}
 	}
+	r.StartingAt = time.Time{}
 	go p.reap(cmd, r.Init)
 	if err := r.save(); err != nil {
 		p.log.Warn("local: the node runs, its process is found by its command line", "node", r.ID, "err", err)

@@ -20,7 +20,7 @@ var (
 		"cancel":   {"cancel.after-cancel"},
 		"autostop": nil,
 		"stop":     {"stop.before-stop", "local.stop-after-record", "stop.after-stop"},
-		"start":    {"provision.before-create", "local.create-after-start", "provision.after-create", "provision.after-configure"},
+		"start":    {"provision.before-create", "local.start-after-record", "local.create-after-start", "provision.after-create", "provision.after-configure"},
 		"down":     {"down.before-delete", "local.delete-after-kill", "local.delete-after-remove", "down.after-delete"},
 	}
 	operations = []string{"launch", "exec", "cancel", "autostop", "stop", "start", "down"} // a cluster's life
