@@ -74,7 +74,7 @@ cross-server: ## sky-server for darwin: a cold build of about ten minutes
 	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null ./cmd/sky-agent
 
 chaos: build ## 200 random kills, and one at every failpoint
-	SKYLOOM_CHAOS_KILLS=200 $(GO) test ./tests/chaos -count=1 -timeout 3h -v
+	SKYLOOM_BIN=$(CURDIR)/$(BIN) SKYLOOM_CHAOS_KILLS=200 $(GO) test ./tests/chaos -count=1 -timeout 3h -v
 
 e2e-ssh: build ## the whole product on hosts of a lab, as root: odd and bad hosts, 200 racing launches of two servers
 	SKYLOOM_E2E_SSH=all SKYLOOM_E2E_BIN=$(CURDIR)/$(BIN) $(GO) test ./tests/e2essh -count=1 -timeout 40m -v
