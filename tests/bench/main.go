@@ -250,7 +250,7 @@ func (b *bench) many() error {
 	if err := b.launches(in, "m", b.clusters, "memory"); err != nil {
 		return err
 	}
-	time.Sleep(10 * time.Second)
+	time.Sleep(time.Minute) // what the launches have left to do in the background is done
 	if share, err = b.idleShare(in.pid); err != nil {
 		return err
 	}
