@@ -136,6 +136,16 @@ func (in *instance) wait(a *ask) *api.Request {
 	return r
 }
 
+// cancelRequest asks that a request be cancelled. One that has ended stays as it is.
+func (in *instance) cancelRequest(a *ask) {
+	in.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if _, err := in.client.CancelRequests(ctx, &api.CancelRequestsBody{RequestIDs: []string{a.id}}); err != nil && a.acked {
+		in.t.Errorf("%v could not be cancelled: %v", a, err)
+	}
+}
+
 // do asks and waits.
 func (in *instance) do(kind, cluster string, j job, want func(api.Request) error) (*ask, *api.Request) {
 	in.t.Helper()

@@ -147,9 +147,11 @@ func (l *load) step(c *subject, rng *rand.Rand) {
 			a := l.in.ask(op, c.name, quick, fails(api.ErrClusterDoesNotExist))
 			a.least, a.most = 0, 0
 			l.in.wait(a)
-		case dice < 40:
+		case dice < 35:
 			l.many(c, "launch", 2, quick)
 			c.state = "up"
+		case dice < 50:
+			l.changeMind(c, rng)
 		default:
 			quick.nodes = 1 + rng.IntN(2)
 			does("launch", quick, "up")
@@ -206,6 +208,28 @@ func (l *load) many(c *subject, op string, n int, j job) {
 		}()
 	}
 	wg.Wait()
+}
+
+// changeMind launches and cancels the launch. It ends as SUCCEEDED or CANCELLED; a cluster that was never up is gone then.
+func (l *load) changeMind(c *subject, rng *rand.Rand) {
+	a := l.in.ask("launch", c.name, job{sleep: "0.2"}, either(succeeds, cancelled))
+	time.Sleep(time.Duration(rng.IntN(400)) * time.Millisecond)
+	l.in.cancelRequest(a)
+	r := l.in.wait(a)
+	if r == nil {
+		return
+	}
+	if r.Status == api.RequestCancelled {
+		a.least = 0
+	}
+	switch s := l.in.status(c.name); {
+	case s == api.ClusterUp:
+		c.state = "up"
+	case s == "" && r.Status == api.RequestCancelled:
+		c.state = "none"
+	default:
+		l.in.t.Errorf("%v ended as %s and its cluster is %q\n%s", a, r.Status, s, l.in.story(a))
+	}
 }
 
 // quiet waits until every job of the cluster has ended, so that what ends it takes none along.
@@ -267,6 +291,9 @@ func (l *load) fight(name string, rng *rand.Rand) {
 		op := []string{"launch", "launch", "launch", "exec", "exec", "exec", "cancel", "autostop", "stop", "start", "down"}[rng.IntN(11)]
 		a := l.in.ask(op, name, job{sleep: fmt.Sprintf("0.%d", rng.IntN(10))}, either(succeeds, cancelled, lost))
 		a.least = 0
+		if rng.IntN(6) == 0 {
+			l.in.cancelRequest(a)
+		}
 		if r := l.in.wait(a); r != nil && r.Status == api.RequestFailed && a.ranks > 0 {
 			a.most = 0
 		}
