@@ -43,7 +43,7 @@ var agentVisits = []struct {
 
 // unreachableAgent are points of the agent that the visits leave out, with the reason.
 var unreachableAgent = map[string]string{
-	"agent.self-end": "the agent acts alone after two minutes without its server; package agent kills it there",
+	"agent.self-end": "the agent acts alone after two minutes without its server: TestIdleWithoutServer, by make chaos",
 }
 
 // TestAgentFailpoints kills an agent once at each of its points: its jobs run once, and what was asked of it is done.
@@ -78,6 +78,36 @@ func TestAgentFailpoints(t *testing.T) {
 		}
 	}
 	agentDeadAtStop(in)
+	in.do("down", agentCluster, job{}, succeeds)
+	in.verify()
+}
+
+// TestIdleWithoutServer lets a cluster idle out while its server is away: it stops all the same, though its agent dies as
+// it is about to end, and the server finds it stopped.
+func TestIdleWithoutServer(t *testing.T) {
+	if programs(t); !thorough() {
+		t.Skip("takes three minutes: make chaos runs it")
+	}
+	t.Parallel()
+	in := open(t)
+	in.launched()
+	in.do("autostop", agentCluster, job{}, succeeds)
+	in.arm("agent.self-end")
+	back := in.away()
+	defer back()
+	in.idle(agentCluster)
+	for end := time.Now().Add(4 * time.Minute); len(in.processes()) > 0; time.Sleep(time.Second) {
+		if time.Now().After(end) {
+			t.Fatal("the cluster has not stopped itself")
+		}
+	}
+	if _, ok := in.fired("agent.self-end"); !ok {
+		t.Error("the agent was not killed as it was about to end")
+	}
+	back()
+	in.healthy(30 * time.Second)
+	in.eventually("the cluster is seen to be stopped", func() bool { return in.status(agentCluster) == api.ClusterStopped })
+	in.do("start", agentCluster, job{}, succeeds)
 	in.do("down", agentCluster, job{}, succeeds)
 	in.verify()
 }

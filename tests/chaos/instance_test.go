@@ -38,8 +38,9 @@ type instance struct {
 	mu       sync.Mutex
 	cmd      *exec.Cmd
 	stopping bool
-	gaveUp   bool      // it ended by itself
-	killed   time.Time // last kill by us, or death found
+	gaveUp   bool          // it ended by itself
+	held     chan struct{} // once dead it is not started again before this is closed
+	killed   time.Time     // last kill by us, or death found
 	deaths   int
 	back     []time.Duration // from each death to the next healthy answer
 	done     chan struct{}
@@ -136,6 +137,12 @@ func (in *instance) start() error {
 func (in *instance) supervise(cmd *exec.Cmd) {
 	cmd.Wait()
 	in.mu.Lock()
+	held := in.held
+	in.mu.Unlock()
+	if held != nil {
+		<-held
+	}
+	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.stopping {
 		close(in.done)
@@ -213,6 +220,24 @@ func (in *instance) kill() {
 		n = in.deaths
 		in.mu.Unlock()
 	}
+}
+
+// away kills the server and keeps it dead until the function it returns is called.
+func (in *instance) away() (back func()) {
+	in.mu.Lock()
+	held := make(chan struct{})
+	in.held = held
+	cmd := in.cmd
+	in.mu.Unlock()
+	if err := cmd.Process.Kill(); err != nil {
+		in.t.Errorf("kill: %v", err)
+	}
+	return sync.OnceFunc(func() {
+		in.mu.Lock()
+		in.held = nil
+		in.mu.Unlock()
+		close(held)
+	})
 }
 
 func (in *instance) disarm(point string) {
