@@ -21,6 +21,7 @@ var (
 	errRestarted  = errors.New("the cluster was stopped before the job ended")
 	errShutdown   = errors.New("the agent is ending") // jobs live on
 	errRankFailed = errors.New("another rank failed")
+	errOrdered    = errors.New("the node had been told to end the job's processes")
 )
 
 // errLost says that a node of the job is gone for good.
@@ -219,7 +220,12 @@ func (d *driver) phase(name string, nodes []int) ([]result, error) {
 	for i, n := range nodes {
 		wg.Go(func() {
 			st, err := d.follow(ctx, n, name)
-			if err != nil {
+			switch {
+			case errors.Is(err, errOrdered):
+				res[i] = result{code: killedCode, ordered: true}
+				stop(errRankFailed)
+				return
+			case err != nil:
 				if ctx.Err() == nil {
 					res[i].err = err
 					stop(errRankFailed)
@@ -227,7 +233,11 @@ func (d *driver) phase(name string, nodes []int) ([]result, error) {
 				return
 			}
 			res[i] = resultOf(st.phase(name))
-			if !res[i].natural || res[i].code != 0 {
+			switch {
+			case st.Killed && !res[i].natural:
+				res[i] = result{code: killedCode, ordered: true}
+				stop(errRankFailed)
+			case !res[i].natural || res[i].code != 0:
 				res[i].first = time.Now()
 				stop(errRankFailed)
 			}
@@ -272,7 +282,7 @@ func (d *driver) follow(ctx context.Context, n int, phase string) (partState, er
 	})
 	for err == nil && !st.phase(phase).Ended {
 		if st.Killed || st.over() {
-			return st, fmt.Errorf("%s has ended the job's processes on its own", nodeName(n))
+			return st, errOrdered
 		}
 		err = d.retry(ctx, n, func(ctx context.Context, nd node) (err error) {
 			st, err = nd.await(ctx, d.ref(), st.Version)

@@ -97,6 +97,30 @@ func TestGang(t *testing.T) {
 	})
 }
 
+// TestVerdictAfterRestart kills the head's agent when it has ended the other ranks of a failed job: the new one blames
+// the rank that failed, not those that were ended for it.
+func TestVerdictAfterRestart(t *testing.T) {
+	t.Parallel()
+	nodes := []*testNode{newNode(t, 0, quick, fails("agent.before-finish=kill"))}
+	for rank := 1; rank < 3; rank++ {
+		nodes = append(nodes, newNode(t, rank, quick))
+	}
+	form(t, 1, nodes...)
+	head := nodes[0]
+	j := head.submit(agentapi.JobSpec{NumNodes: 3, Run: `trap 'exit 3' TERM; touch ~/up; if [ $SKYPILOT_NODE_RANK = 2 ]; then while [ ! -e ~/go ]; do sleep 0.02; done; exit 9; fi; while :; do sleep 0.02; done`})
+	for _, n := range nodes {
+		n.eventually("it runs", func() bool { _, err := shell(n.cfg.Home, "test -e up"); return err == nil })
+	}
+	nodes[2].run2("touch ~/go")
+	row := head.reaches(j.ID, api.JobFailed)
+	if !strings.Contains(row.Reason, "rank 2 (worker2) exited with code 9") {
+		t.Errorf("%v %s", row.ExitCodes, row.Reason)
+	}
+	if _, err := shell(head.cfg.Dir, "test -e failpoints/agent.before-finish.killed"); err != nil {
+		t.Error("the agent did not die there")
+	}
+}
+
 // run2 does something in a node's home from outside.
 func (n *testNode) run2(script string) {
 	n.t.Helper()

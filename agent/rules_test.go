@@ -127,6 +127,8 @@ func TestVerdict(t *testing.T) {
 		{"lost", phaseRun, []result{killed, {code: killedCode, lost: true}}, errLost{1, "preempted"}, api.JobFailedDriver, []int{137, 137}, "worker1 was lost: preempted"},
 		{"vanished", phaseRun, []result{{code: killedCode, vanished: true, first: now}, killed}, errRankFailed, api.JobFailedDriver, []int{137, 137}, "vanished"},
 		{"ended from outside", phaseRun, []result{{code: 143, first: now}, killed}, errRankFailed, api.JobFailedDriver, []int{143, 137}, "from outside"},
+		{"killed for another before a restart", phaseRun, []result{{code: killedCode, ordered: true}, {code: 9, natural: true}}, errRankFailed, api.JobFailed, []int{137, 9}, "rank 1 (worker1) exited with code 9"},
+		{"ended by its node", phaseRun, []result{{code: killedCode, ordered: true}, killed}, errRankFailed, api.JobFailedDriver, []int{137, 137}, "head had been told"},
 		{"refused", phaseRun, []result{{code: 0, err: errors.New("no such thing")}, killed}, errRankFailed, api.JobFailedDriver, []int{0, 137}, "no such thing"},
 		{"stopped", phaseRun, []result{killed, killed}, errRestarted, api.JobFailed, []int{137, 137}, "stopped"},
 	} {

@@ -18,6 +18,7 @@ type result struct {
 	natural  bool // it ended by itself
 	vanished bool
 	lost     bool
+	ordered  bool  // its node had been told to end it, by a driver before the agent's restart or by a stop: another rank tells why
 	err      error // the node refused for good
 	first    time.Time
 }
@@ -62,6 +63,9 @@ func verdict(phase string, nodes []int, res []result, cause error) outcome {
 	case errors.As(cause, &lost) && !byItself:
 		return outcome{status: api.JobFailedDriver, reason: lost.Error(), codes: o.codes}
 	case bad < 0:
+		if i := slices.IndexFunc(res, func(r result) bool { return r.ordered }); i >= 0 {
+			return outcome{status: api.JobFailedDriver, reason: nodeName(nodes[i]) + " had been told to end the job's processes, as when it is stopped", codes: o.codes}
+		}
 		return outcome{status: api.JobFailedDriver, reason: "the job's processes ended without a reason that is known", codes: o.codes}
 	}
 	r := res[bad]
