@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,13 +17,14 @@ import (
 	"github.com/skyloom/skyloom/agent"
 	"github.com/skyloom/skyloom/agent/agentapi"
 	"github.com/skyloom/skyloom/api"
+	"github.com/skyloom/skyloom/tests/rig"
 )
 
 // launched brings the agents' cluster up and waits until its job has ended.
 func (in *instance) launched() {
 	in.t.Helper()
-	if a, r := in.do("launch", agentCluster, job{}, succeeds); r != nil {
-		in.jobReaches(a, r, api.JobSucceeded)
+	if a, r := in.Do("launch", agentCluster, rig.Job{}, rig.Succeeds); r != nil {
+		in.JobReaches(a, r, api.JobSucceeded)
 	}
 }
 
@@ -60,7 +60,7 @@ func TestAgentFailpoints(t *testing.T) {
 	programs(t)
 	t.Parallel()
 	in := open(t)
-	defer in.observe()()
+	defer in.Observe()()
 	for _, v := range agentVisits {
 		for _, p := range v.points {
 			begin := time.Now()
@@ -69,7 +69,7 @@ func TestAgentFailpoints(t *testing.T) {
 				in.disarm(p)
 				t.Errorf("%s: %s was not passed", v.what, p)
 			}
-			in.do("down", agentCluster, job{}, succeeds)
+			in.Do("down", agentCluster, rig.Job{}, rig.Succeeds)
 			in.settles()
 			t.Logf("%-22s killed at %-30s %v in all", v.what, p, time.Since(begin).Round(time.Millisecond))
 			if t.Failed() {
@@ -78,7 +78,7 @@ func TestAgentFailpoints(t *testing.T) {
 		}
 	}
 	agentDeadAtStop(in)
-	in.do("down", agentCluster, job{}, succeeds)
+	in.Do("down", agentCluster, rig.Job{}, rig.Succeeds)
 	in.verify()
 }
 
@@ -91,9 +91,9 @@ func TestIdleWithoutServer(t *testing.T) {
 	t.Parallel()
 	in := open(t)
 	in.launched()
-	in.do("autostop", agentCluster, job{}, succeeds)
+	in.Do("autostop", agentCluster, rig.Job{}, rig.Succeeds)
 	in.arm("agent.self-end")
-	back := in.away()
+	back := in.Away()
 	defer back()
 	in.idle(agentCluster)
 	for end := time.Now().Add(4 * time.Minute); len(in.processes()) > 0; time.Sleep(time.Second) {
@@ -105,38 +105,38 @@ func TestIdleWithoutServer(t *testing.T) {
 		t.Error("the agent was not killed as it was about to end")
 	}
 	back()
-	in.healthy(30 * time.Second)
-	in.eventually("the cluster is seen to be stopped", func() bool { return in.status(agentCluster) == api.ClusterStopped })
-	in.do("start", agentCluster, job{}, succeeds)
-	in.do("down", agentCluster, job{}, succeeds)
+	in.Healthy(30 * time.Second)
+	in.Eventually("the cluster is seen to be stopped", func() bool { return in.Status(agentCluster) == api.ClusterStopped })
+	in.Do("start", agentCluster, rig.Job{}, rig.Succeeds)
+	in.Do("down", agentCluster, rig.Job{}, rig.Succeeds)
 	in.verify()
 }
 
 const agentCluster = "ag"
 
 func agentJob(in *instance, point string) {
-	var a *ask
+	var a *rig.Ask
 	var r *api.Request
 	if strings.Contains(point, "prepare") || strings.Contains(point, "start") {
 		in.arm(point) // for whichever of two nodes comes first
-		a, r = in.do("launch", agentCluster, job{nodes: 2, sleep: "0.1"}, succeeds)
+		a, r = in.Do("launch", agentCluster, rig.Job{Nodes: 2, Sleep: "0.1"}, rig.Succeeds)
 	} else {
 		in.launched()
 		in.arm(point)
-		a, r = in.do("exec", agentCluster, job{sleep: "0.1"}, succeeds)
+		a, r = in.Do("exec", agentCluster, rig.Job{Sleep: "0.1"}, rig.Succeeds)
 	}
 	if r != nil {
-		in.jobReaches(a, r, api.JobSucceeded)
+		in.JobReaches(a, r, api.JobSucceeded)
 	}
 }
 
 func agentCancel(in *instance, point string) {
-	a, r := in.do("launch", agentCluster, job{sleep: "300"}, succeeds)
-	in.eventually("the job runs", func() bool { return in.begun()[a.id][0] == 1 })
+	a, r := in.Do("launch", agentCluster, rig.Job{Sleep: "300"}, rig.Succeeds)
+	in.Eventually("the job runs", func() bool { return in.begun()[a.ID][0] == 1 })
 	in.arm(point)
-	in.do("cancel", agentCluster, job{}, succeeds)
+	in.Do("cancel", agentCluster, rig.Job{}, rig.Succeeds)
 	if r != nil {
-		in.jobReaches(a, r, api.JobCancelled)
+		in.JobReaches(a, r, api.JobCancelled)
 	}
 	for _, p := range in.processes() {
 		if slices.Equal(p.args, []string{"sleep", "300"}) {
@@ -147,11 +147,11 @@ func agentCancel(in *instance, point string) {
 
 func agentAutostop(in *instance, point string) {
 	in.launched()
-	in.do("autostop", agentCluster, job{}, succeeds)
+	in.Do("autostop", agentCluster, rig.Job{}, rig.Succeeds)
 	mark := filepath.Join(in.dir, "hook-"+point)
 	in.arm(point)
 	in.idle(agentCluster, agentapi.Hook{Run: "echo ran >> " + mark, Events: []string{"stop"}})
-	in.eventually("the cluster is stopped", func() bool { return in.status(agentCluster) == api.ClusterStopped })
+	in.Eventually("the cluster is stopped", func() bool { return in.Status(agentCluster) == api.ClusterStopped })
 	if b, err := os.ReadFile(mark); string(b) != "ran\n" {
 		in.t.Errorf("%s: the stop hook wrote %q (%v)", point, b, err)
 	}
@@ -160,7 +160,7 @@ func agentAutostop(in *instance, point string) {
 // agentDeadAtStop stops a cluster whose agent has just died, for the third time in a row: its hook runs all the same.
 func agentDeadAtStop(in *instance) {
 	in.launched()
-	in.do("autostop", agentCluster, job{}, succeeds)
+	in.Do("autostop", agentCluster, rig.Job{}, rig.Succeeds)
 	mark := filepath.Join(in.dir, "hook-of-the-dead")
 	in.rule(agentCluster, func(r *agentapi.Autostop) {
 		r.Hooks = []agentapi.Hook{{Run: "echo ran >> " + mark, Events: []string{"stop"}}}
@@ -172,15 +172,15 @@ func agentDeadAtStop(in *instance) {
 			}
 		}
 	}
-	in.do("stop", agentCluster, job{}, succeeds)
+	in.Do("stop", agentCluster, rig.Job{}, rig.Succeeds)
 	if b, err := os.ReadFile(mark); string(b) != "ran\n" {
 		in.t.Errorf("the stop hook wrote %q (%v)", b, err)
 	}
 }
 
 func agentUpgrade(in *instance, point string) {
-	a, r := in.do("launch", agentCluster, job{sleep: "1"}, succeeds)
-	in.eventually("the job runs", func() bool { return in.begun()[a.id][0] == 1 })
+	a, r := in.Do("launch", agentCluster, rig.Job{Sleep: "1"}, rig.Succeeds)
+	in.Eventually("the job runs", func() bool { return in.begun()[a.ID][0] == 1 })
 	program, err := os.ReadFile(filepath.Join(in.bin, "sky-agent"))
 	if err != nil {
 		in.t.Fatal(err)
@@ -191,7 +191,7 @@ func agentUpgrade(in *instance, point string) {
 	in.arm(point)
 	c := agentapi.NewUnix(in.node(agentCluster).Socket)
 	defer c.Close()
-	in.eventually("the agent is upgraded", func() bool {
+	in.Eventually("the agent is upgraded", func() bool {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		if i, err := c.Info(ctx); err == nil && i.BinarySHA == want {
@@ -201,10 +201,10 @@ func agentUpgrade(in *instance, point string) {
 		return false
 	})
 	if r != nil {
-		in.jobReaches(a, r, api.JobSucceeded)
+		in.JobReaches(a, r, api.JobSucceeded)
 	}
-	last, _ := in.do("exec", agentCluster, job{}, succeeds)
-	in.eventually("the upgraded agent runs a job", func() bool { return in.begun()[last.id][0] == 1 })
+	last, _ := in.Do("exec", agentCluster, rig.Job{}, rig.Succeeds)
+	in.Eventually("the upgraded agent runs a job", func() bool { return in.begun()[last.ID][0] == 1 })
 }
 
 // idle makes the head of a cluster idle out at once, with a hook. Over the API a minute is the least.
@@ -218,7 +218,7 @@ func (in *instance) rule(cluster string, change func(*agentapi.Autostop)) {
 	in.t.Helper()
 	c := agentapi.NewUnix(in.node(cluster).Socket)
 	defer c.Close()
-	in.eventually("the idle rule is taken", func() bool {
+	in.Eventually("the idle rule is taken", func() bool {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		i, err := c.Info(ctx)
@@ -248,66 +248,4 @@ func (in *instance) node(cluster string) agentapi.NodeConfig {
 		in.t.Fatal(err)
 	}
 	return c
-}
-
-// status is a cluster's status, "" if there is none.
-func (in *instance) status(cluster string) api.ClusterStatus {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	list, err := in.client.Clusters(ctx, api.ClusterFilter{Names: []string{cluster}, AllUsers: true})
-	if err != nil || len(list.Clusters) == 0 {
-		return ""
-	}
-	return list.Clusters[0].Status
-}
-
-// jobReaches waits until the job of a request has the status.
-func (in *instance) jobReaches(a *ask, r *api.Request, want api.JobStatus) {
-	in.t.Helper()
-	var res api.LaunchResult
-	if err := json.Unmarshal(r.Result, &res); err != nil || res.JobID == 0 {
-		in.t.Errorf("%v: its result %s names no job (%v)", a, r.Result, err)
-		return
-	}
-	last := api.JobStatus("")
-	ok := in.eventually(fmt.Sprintf("job %d of %v is %s", res.JobID, a, want), func() bool {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		lists, err := in.client.Jobs(ctx, api.JobFilter{Clusters: []string{a.cluster}, AllUsers: true})
-		if err != nil {
-			return false
-		}
-		for _, j := range lists.Clusters[a.cluster] {
-			if j.ID == res.JobID && j.ClusterHash == res.Hash {
-				last = j.Status
-			}
-		}
-		return last == want || last.Terminal()
-	})
-	if ok && last != want {
-		in.t.Errorf("job %d of %v is %s, not %s", res.JobID, a, last, want)
-	}
-}
-
-// unfinished counts the jobs of a cluster that have not ended, as far as they are known; -1: they are not.
-func (in *instance) unfinished(cluster string) int {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	lists, err := in.client.Jobs(ctx, api.JobFilter{Clusters: []string{cluster}, AllUsers: true, SkipFinished: true})
-	if err != nil || lists.Errors[cluster] != "" {
-		return -1
-	}
-	return len(lists.Clusters[cluster])
-}
-
-// eventually waits for a condition, with more patience than it should need.
-func (in *instance) eventually(what string, ok func() bool) bool {
-	in.t.Helper()
-	for end := time.Now().Add(45 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if ok() {
-			return true
-		}
-	}
-	in.t.Errorf("it does not come about that %s", what)
-	return false
 }

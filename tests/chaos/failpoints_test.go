@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/skyloom/skyloom/api"
+	"github.com/skyloom/skyloom/tests/rig"
 )
 
 // What every request passes, and what each kind of operation passes besides, in the order in which it does.
@@ -111,39 +112,39 @@ func TestFailpoints(t *testing.T) {
 
 func visitAll(in *instance, todo []visit) {
 	t := in.t
-	defer in.observe()()
+	defer in.Observe()()
 	c := &subject{in: in, name: "fp"}
 	var slowest time.Duration
 	for _, v := range todo {
 		c.bring(before[v.op])
 		// New content each time: what is in order on the nodes is not sent and not put in place again.
-		j := job{files: in.upload("content for " + v.op + " at " + v.point)}
+		j := rig.Job{Files: in.upload("content for " + v.op + " at " + v.point)}
 		if v.op == "launch" {
-			j.nodes = 2
+			j.Nodes = 2
 		}
 		if v.op == "cancel" {
-			in.do("exec", c.name, job{sleep: "300"}, succeeds)
+			in.Do("exec", c.name, rig.Job{Sleep: "300"}, rig.Succeeds)
 		}
 		time.Sleep(200 * time.Millisecond) // what came before is through with its own points
 		in.arm(v.point)
 		begin := time.Now()
-		a, r := in.do(v.op, c.name, j, succeeds)
+		a, r := in.Do(v.op, c.name, j, rig.Succeeds)
 		took := time.Since(begin)
 		c.state = after[v.op]
 		switch {
 		case v.then != "":
-			a.least = 0 // what follows may end its job before it begins
-			in.do(v.then, c.name, job{}, succeeds)
+			a.Least = 0 // what follows may end its job before it begins
+			in.Do(v.then, c.name, rig.Job{}, rig.Succeeds)
 			c.state = after[v.then]
-		case r != nil && a.ranks > 0:
-			in.jobReaches(a, r, api.JobSucceeded)
+		case r != nil && a.Ranks > 0:
+			in.JobReaches(a, r, api.JobSucceeded)
 		}
 		at := in.awaitKill(v.point)
 		if at.IsZero() {
 			t.Fatalf("%s did not pass %s", v.op, v.point)
 		}
 		recovered := max(0, begin.Add(took).Sub(at))
-		in.healthy(30 * time.Second)
+		in.Healthy(30 * time.Second)
 		in.settles()
 		t.Logf("%-8s killed at %-28s ended after %v, %v after the kill %s", v.op, v.point, took.Round(time.Millisecond), recovered.Round(time.Millisecond), v.then)
 		slowest = max(slowest, recovered)
@@ -189,8 +190,8 @@ func (c *subject) bring(state string) {
 		c.state = "none"
 	}
 	step := func(op, to string) {
-		if a, r := c.in.do(op, c.name, job{}, succeeds); r != nil && a.ranks > 0 {
-			c.in.jobReaches(a, r, api.JobSucceeded)
+		if a, r := c.in.Do(op, c.name, rig.Job{}, rig.Succeeds); r != nil && a.Ranks > 0 {
+			c.in.JobReaches(a, r, api.JobSucceeded)
 		}
 		c.state = to
 	}

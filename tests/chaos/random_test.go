@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/skyloom/skyloom/api"
+	"github.com/skyloom/skyloom/tests/rig"
 )
 
 // pause is the least time between two kills of the server.
@@ -27,7 +28,7 @@ func TestRandomKills(t *testing.T) {
 	}
 	t.Parallel()
 	in := open(t)
-	stopLooking := in.observe()
+	stopLooking := in.Observe()
 	defer stopLooking()
 	l := &load{in: in, files: in.upload("content of a workdir")}
 	for i := range 3 {
@@ -47,20 +48,20 @@ func TestRandomKills(t *testing.T) {
 		if t.Failed() {
 			break
 		}
-		in.kill()
+		in.Kill()
 		if (i+1)%10 == 0 {
-			t.Logf("%d kills of the server, %d of agents, %d requests", i+1, l.agents.Load(), len(in.book.all()))
+			t.Logf("%d kills of the server, %d of agents, %d requests", i+1, l.agents.Load(), len(in.Asks()))
 		}
 	}
 	l.stop()
 	in.verify()
 	for _, name := range []string{"solo0", "solo1", "solo2", "melee"} {
-		if in.status(name) != "" {
-			in.do("down", name, job{}, succeeds)
+		if in.Status(name) != "" {
+			in.Do("down", name, rig.Job{}, rig.Succeeds)
 		}
 	}
 	in.verify()
-	t.Logf("%d kills of the server, %d of agents, %d of nodes, %d requests; the longest took %v", in.deaths, l.agents.Load(), l.nodes.Load(), len(in.book.all()), l.longest())
+	t.Logf("%d kills of the server, %d of agents, %d of nodes, %d requests; the longest took %v", in.Deaths(), l.agents.Load(), l.nodes.Load(), len(in.Asks()), l.longest())
 }
 
 // load is several clients at work.
@@ -92,9 +93,9 @@ func (l *load) going() bool { return !l.over.Load() && !l.in.t.Failed() }
 func (l *load) longest() time.Duration { return time.Duration(l.most.Load()).Round(time.Millisecond) }
 
 // do is an operation by itself, timed.
-func (l *load) do(op, cluster string, j job, want func(api.Request) error) (*ask, *api.Request) {
+func (l *load) do(op, cluster string, j rig.Job, want func(api.Request) error) (*rig.Ask, *api.Request) {
 	begin := time.Now()
-	a, r := l.in.do(op, cluster, j, want)
+	a, r := l.in.Do(op, cluster, j, want)
 	for took := int64(time.Since(begin)); ; {
 		was := l.most.Load()
 		if took <= was || l.most.CompareAndSwap(was, took) {
@@ -129,14 +130,14 @@ func (l *load) drive(c *subject, rng *rand.Rand) {
 }
 
 func (l *load) step(c *subject, rng *rand.Rand) {
-	does := func(op string, j job, state string) {
-		if _, r := l.do(op, c.name, j, succeeds); r != nil && r.Status == api.RequestSucceeded {
+	does := func(op string, j rig.Job, state string) {
+		if _, r := l.do(op, c.name, j, rig.Succeeds); r != nil && r.Status == api.RequestSucceeded {
 			c.state = state
 		}
 	}
-	quick := job{sleep: fmt.Sprintf("0.%d", rng.IntN(10))}
+	quick := rig.Job{Sleep: fmt.Sprintf("0.%d", rng.IntN(10))}
 	if rng.IntN(3) == 0 {
-		quick.files = l.files
+		quick.Files = l.files
 	}
 	dice := rng.IntN(100)
 	switch c.state {
@@ -144,16 +145,16 @@ func (l *load) step(c *subject, rng *rand.Rand) {
 		switch {
 		case dice < 10:
 			op := []string{"exec", "stop", "start", "down", "cancel", "autostop"}[rng.IntN(6)]
-			a := l.in.ask(op, c.name, quick, fails(api.ErrClusterDoesNotExist))
-			a.least, a.most = 0, 0
-			l.in.wait(a)
+			a := l.in.Ask(op, c.name, quick, rig.Fails(api.ErrClusterDoesNotExist))
+			a.Least, a.Most = 0, 0
+			l.in.Wait(a)
 		case dice < 35:
 			l.many(c, "launch", 2, quick)
 			c.state = "up"
 		case dice < 50:
 			l.changeMind(c, rng)
 		default:
-			quick.nodes = 1 + rng.IntN(2)
+			quick.Nodes = 1 + rng.IntN(2)
 			does("launch", quick, "up")
 		}
 	case "up":
@@ -163,48 +164,48 @@ func (l *load) step(c *subject, rng *rand.Rand) {
 		case dice < 40:
 			l.cancel(c)
 		case dice < 50:
-			does("autostop", job{}, "up")
+			does("autostop", rig.Job{}, "up")
 		case dice < 60:
 			does("launch", quick, "up")
 		case dice < 75:
 			l.quiet(c)
-			does("stop", job{}, "stopped")
+			does("stop", rig.Job{}, "stopped")
 		case dice < 80:
-			does("start", job{}, "up") // it is up already
+			does("start", rig.Job{}, "up") // it is up already
 		case dice < 85:
 			l.idleOut(c)
 		case dice < 90:
 			l.loseNode(c)
 		default:
 			l.quiet(c)
-			does("down", job{}, "none")
+			does("down", rig.Job{}, "none")
 		}
 	case "stopped":
 		switch {
 		case dice < 50:
-			does("start", job{}, "up")
+			does("start", rig.Job{}, "up")
 		case dice < 70:
 			does("launch", quick, "up")
 		case dice < 80:
-			a := l.in.ask("exec", c.name, quick, fails(api.ErrClusterNotUp))
-			a.least, a.most = 0, 0
-			l.in.wait(a)
+			a := l.in.Ask("exec", c.name, quick, rig.Fails(api.ErrClusterNotUp))
+			a.Least, a.Most = 0, 0
+			l.in.Wait(a)
 		case dice < 85:
-			does("stop", job{}, "stopped") // it is stopped already
+			does("stop", rig.Job{}, "stopped") // it is stopped already
 		default:
-			does("down", job{}, "none")
+			does("down", rig.Job{}, "none")
 		}
 	}
 }
 
 // many sends several requests at once; all of them must succeed.
-func (l *load) many(c *subject, op string, n int, j job) {
+func (l *load) many(c *subject, op string, n int, j rig.Job) {
 	var wg sync.WaitGroup
 	for range n {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			l.do(op, c.name, j, succeeds)
+			l.do(op, c.name, j, rig.Succeeds)
 		}()
 	}
 	wg.Wait()
@@ -212,43 +213,43 @@ func (l *load) many(c *subject, op string, n int, j job) {
 
 // changeMind launches and cancels the launch. It ends as SUCCEEDED or CANCELLED; a cluster that was never up is gone then.
 func (l *load) changeMind(c *subject, rng *rand.Rand) {
-	a := l.in.ask("launch", c.name, job{sleep: "0.2"}, either(succeeds, cancelled))
+	a := l.in.Ask("launch", c.name, rig.Job{Sleep: "0.2"}, rig.Either(rig.Succeeds, rig.Cancelled))
 	time.Sleep(time.Duration(rng.IntN(400)) * time.Millisecond)
-	l.in.cancelRequest(a)
-	r := l.in.wait(a)
+	l.in.CancelRequest(a)
+	r := l.in.Wait(a)
 	if r == nil {
 		return
 	}
 	if r.Status == api.RequestCancelled {
-		a.least = 0
+		a.Least = 0
 	}
-	switch s := l.in.status(c.name); {
+	switch s := l.in.Status(c.name); {
 	case s == api.ClusterUp:
 		c.state = "up"
 	case s == "" && r.Status == api.RequestCancelled:
 		c.state = "none"
 	default:
-		l.in.t.Errorf("%v ended as %s and its cluster is %q\n%s", a, r.Status, s, l.in.story(a))
+		l.in.t.Errorf("%v ended as %s and its cluster is %q\n%s", a, r.Status, s, l.in.Story(a))
 	}
 }
 
 // quiet waits until every job of the cluster has ended, so that what ends it takes none along.
 func (l *load) quiet(c *subject) {
-	l.in.eventually("the jobs of "+c.name+" end", func() bool { return l.in.unfinished(c.name) == 0 })
+	l.in.Eventually("the jobs of "+c.name+" end", func() bool { return l.in.Unfinished(c.name) == 0 })
 }
 
 // cancel starts a job that takes for ever, and cancels it.
 func (l *load) cancel(c *subject) {
-	a, r := l.do("exec", c.name, job{sleep: "600"}, succeeds)
+	a, r := l.do("exec", c.name, rig.Job{Sleep: "600"}, rig.Succeeds)
 	if r == nil {
 		return
 	}
-	a.least = 0 // it may not have begun yet
-	l.do("cancel", c.name, job{}, succeeds)
-	l.in.jobReaches(a, r, api.JobCancelled)
-	for _, other := range l.in.book.all() { // so were the jobs before it
-		if other.cluster == c.name && other.ranks > 0 {
-			other.least = 0
+	a.Least = 0 // it may not have begun yet
+	l.do("cancel", c.name, rig.Job{}, rig.Succeeds)
+	l.in.JobReaches(a, r, api.JobCancelled)
+	for _, other := range l.in.Asks() { // so were the jobs before it
+		if other.Cluster == c.name && other.Ranks > 0 {
+			other.Least = 0
 		}
 	}
 }
@@ -256,9 +257,9 @@ func (l *load) cancel(c *subject) {
 // idleOut lets the cluster stop itself.
 func (l *load) idleOut(c *subject) {
 	l.quiet(c)
-	l.do("autostop", c.name, job{}, succeeds)
+	l.do("autostop", c.name, rig.Job{}, rig.Succeeds)
 	l.in.idle(c.name)
-	if l.in.eventually(c.name+" is stopped", func() bool { return l.in.status(c.name) == api.ClusterStopped }) {
+	if l.in.Eventually(c.name+" is stopped", func() bool { return l.in.Status(c.name) == api.ClusterStopped }) {
 		c.state = "stopped"
 	}
 }
@@ -278,24 +279,24 @@ func (l *load) loseNode(c *subject) {
 	l.quiet(c)
 	syscall.Kill(inits[0], syscall.SIGKILL)
 	l.nodes.Add(1)
-	l.in.eventually(c.name+" is seen to be broken or gone", func() bool { s := l.in.status(c.name); return s == "" || s == api.ClusterInit })
-	l.do("down", c.name, job{}, either(succeeds, fails(api.ErrClusterDoesNotExist)))
+	l.in.Eventually(c.name+" is seen to be broken or gone", func() bool { s := l.in.Status(c.name); return s == "" || s == api.ClusterInit })
+	l.do("down", c.name, rig.Job{}, rig.Either(rig.Succeeds, rig.Fails(api.ErrClusterDoesNotExist)))
 	c.state = "none"
 }
 
 // fight works on a cluster that another client works on too: what a request comes to depends on who was first, but it
 // comes to an end, and no job runs twice.
 func (l *load) fight(name string, rng *rand.Rand) {
-	lost := fails(api.ErrClusterDoesNotExist, api.ErrClusterNotUp, api.ErrResourcesMismatch)
+	lost := rig.Fails(api.ErrClusterDoesNotExist, api.ErrClusterNotUp, api.ErrResourcesMismatch)
 	for l.going() {
 		op := []string{"launch", "launch", "launch", "exec", "exec", "exec", "cancel", "autostop", "stop", "start", "down"}[rng.IntN(11)]
-		a := l.in.ask(op, name, job{sleep: fmt.Sprintf("0.%d", rng.IntN(10))}, either(succeeds, cancelled, lost))
-		a.least = 0
+		a := l.in.Ask(op, name, rig.Job{Sleep: fmt.Sprintf("0.%d", rng.IntN(10))}, rig.Either(rig.Succeeds, rig.Cancelled, lost))
+		a.Least = 0
 		if rng.IntN(6) == 0 {
-			l.in.cancelRequest(a)
+			l.in.CancelRequest(a)
 		}
-		if r := l.in.wait(a); r != nil && r.Status == api.RequestFailed && a.ranks > 0 {
-			a.most = 0
+		if r := l.in.Wait(a); r != nil && r.Status == api.RequestFailed && a.Ranks > 0 {
+			a.Most = 0
 		}
 		time.Sleep(time.Duration(rng.IntN(500)) * time.Millisecond)
 	}
