@@ -10,6 +10,7 @@ import (
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/skyloom/skyloom/activities"
 	"github.com/skyloom/skyloom/api"
@@ -39,7 +40,8 @@ func (b *backend) submitJobs(ctx context.Context, body api.JobsLaunchBody) (api.
 	if err != nil {
 		return api.Ref{}, err
 	}
-	for rank, id := range ids {
+	err = each(len(ids), func(rank int) error {
+		id := ids[rank]
 		in := workflows.ManagedInput{ID: id, Rank: rank, NumJobs: n, Body: body}
 		_, err := b.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
 			ID: ManagedWorkflowID(id), TaskQueue: activities.QueueMain, WorkflowTaskTimeout: activities.WorkflowTaskTimeout,
@@ -49,8 +51,12 @@ func (b *backend) submitJobs(ctx context.Context, body api.JobsLaunchBody) (api.
 		}, "ManagedJob", in)
 		var dup *serviceerror.WorkflowExecutionAlreadyStarted
 		if err != nil && !errors.As(err, &dup) {
-			return api.Ref{}, &api.Error{Kind: api.ErrUnavailable, Message: "the workflow engine did not take the job: " + err.Error(), Hint: "send it again: the request id makes that safe"}
+			return &api.Error{Kind: api.ErrUnavailable, Message: "the workflow engine did not take the job: " + err.Error(), Hint: "send it again: the request id makes that safe"}
 		}
+		return nil
+	})
+	if err != nil {
+		return api.Ref{}, err
 	}
 	res := activities.EncodeResult(api.JobsLaunchResult{RequestID: body.RequestID, JobIDs: ids})
 	if err := b.store.FinishRequest(ctx, body.RequestID, api.RequestSucceeded, res, nil); err != nil {
@@ -88,24 +94,41 @@ func (b *backend) CancelManagedJobs(ctx context.Context, in api.JobsCancelBody) 
 		return api.JobsCancelReply{}, &api.Error{Kind: api.ErrJobNotFound, Message: "there is no managed job " + what, Hint: "see all: sky jobs queue"}
 	}
 	sort.Slice(ids, func(i, k int) bool { return ids[i] < ids[k] })
-	rep := api.JobsCancelReply{Cancelled: []int64{}}
-	for _, id := range ids {
-		if !open[id] {
-			rep.Finished = append(rep.Finished, id)
-			continue
+	took := make([]bool, len(ids)) // whose cancel was accepted
+	err = each(len(ids), func(i int) error {
+		if !open[ids[i]] {
+			return nil
 		}
-		err := b.client.CancelWorkflow(ctx, ManagedWorkflowID(id), "")
+		err := b.client.CancelWorkflow(ctx, ManagedWorkflowID(ids[i]), "")
 		var missing *serviceerror.NotFound
 		if errors.As(err, &missing) {
+			return nil
+		}
+		took[i] = err == nil
+		return err
+	})
+	rep := api.JobsCancelReply{Cancelled: []int64{}}
+	for i, id := range ids {
+		if took[i] {
+			rep.Cancelled = append(rep.Cancelled, id)
+		} else if err == nil {
 			rep.Finished = append(rep.Finished, id)
-			continue
 		}
-		if err != nil {
-			return rep, err
-		}
-		rep.Cancelled = append(rep.Cancelled, id)
 	}
-	return rep, nil
+	return rep, err
+}
+
+// inFlight bounds the calls to the engine that one call of ours has under way: enough that they share its commits.
+const inFlight = 16
+
+// each calls do with 0 to n-1, some at once. It goes on after an error, and returns the first.
+func each(n int, do func(int) error) error {
+	var g errgroup.Group
+	g.SetLimit(inFlight)
+	for i := range n {
+		g.Go(func() error { return do(i) })
+	}
+	return g.Wait()
 }
 
 // admission nudges the managed jobs for which there is room.

@@ -22,7 +22,16 @@ func main() {
 	ops := flag.Int("ops", 200, "execs and launches to average over")
 	idle := flag.Duration("idle", 20*time.Second, "how long an idle process is looked at")
 	files := flag.Int("files", 0, "measure only the sync of a tree of so many files")
-	only := flag.String("only", "", "measure only this step: version, local, files or many")
+	only := flag.String("only", "", "measure only this step: version, local, files, many or jobs")
+	var z sizes
+	flag.StringVar(&z.parts, "parts", "", "measure only these parts of jobs: life, burst, slow, steady, real; comma-separated")
+	flag.IntVar(&z.steady, "jobs-steady", 10_000, "managed jobs that run")
+	flag.IntVar(&z.lives, "jobs-lives", 500, "managed jobs whose life is measured")
+	flag.IntVar(&z.burst, "jobs-burst", 1000, "managed jobs submitted and cancelled at once")
+	flag.IntVar(&z.slow, "jobs-slow", 1000, "managed jobs on a slow cloud")
+	flag.IntVar(&z.local, "jobs-real", 500, "managed jobs with real agents, of about 40 MB each")
+	settle := flag.Duration("settle", time.Minute, "how long what was begun is left alone before an idle server is looked at")
+	profiles := flag.String("profile", "", "folder for CPU and memory profiles of the server, of the steps that take them")
 	flag.Parse()
 	if runtime.GOOS != "linux" {
 		fmt.Fprintln(os.Stderr, "bench: reads /proc, and so needs Linux")
@@ -30,7 +39,7 @@ func main() {
 	}
 	dir, err := filepath.Abs(*bin)
 	if err == nil {
-		b := &bench{bin: dir, clusters: *clusters, ops: *ops, idle: *idle, files: *files, only: *only}
+		b := &bench{bin: dir, clusters: *clusters, ops: *ops, idle: *idle, files: *files, only: *only, sizes: z, settle: *settle, profiles: *profiles, debug: *profiles != ""}
 		err = b.run()
 	}
 	if err != nil {
@@ -44,7 +53,10 @@ type bench struct {
 	clusters, ops int
 	files         int
 	only          string
-	idle          time.Duration
+	idle, settle  time.Duration
+	sizes         sizes
+	profiles      string
+	debug         bool
 	rows          [][3]string
 }
 
@@ -63,7 +75,7 @@ func (b *bench) run() error {
 	for _, step := range []struct {
 		name string
 		do   func() error
-	}{{"version", b.version}, {"local", b.local}, {"files", b.fileSyncs}, {"many", b.many}} {
+	}{{"version", b.version}, {"local", b.local}, {"files", b.fileSyncs}, {"many", b.many}, {"jobs", b.jobs}} {
 		if b.only != "" && b.only != step.name {
 			continue
 		}
@@ -250,7 +262,7 @@ func (b *bench) many() error {
 	if err := b.launches(in, "m", b.clusters, "memory"); err != nil {
 		return err
 	}
-	time.Sleep(time.Minute) // what the launches have left to do in the background is done
+	time.Sleep(b.settle) // what the launches have left to do in the background is done
 	if share, err = b.idleShare(in.pid); err != nil {
 		return err
 	}

@@ -2,8 +2,11 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +21,7 @@ import (
 // instance is a server of its own, with a home of its own.
 type instance struct {
 	home   string
+	ended  chan struct{} // closed when a server that is our child has ended; nil: the first command starts it
 	bin    string
 	pid    int
 	client *api.Client
@@ -29,6 +33,39 @@ func (b *bench) instance(config string) (*instance, error) {
 		return nil, err
 	}
 	return &instance{home: home, bin: b.bin}, os.WriteFile(filepath.Join(home, "config.yaml"), []byte(config), 0o600)
+}
+
+// serve starts the server as a child, and waits until it answers; debug lets it be profiled.
+func (in *instance) serve(debug bool) error {
+	log, err := os.Create(filepath.Join(in.home, "server.log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	server := exec.Command(filepath.Join(in.bin, "sky-server"))
+	if debug {
+		server.Args = append(server.Args, "--debug")
+	}
+	server.Env = append(os.Environ(), "SKY_HOME="+in.home, "SKYLOOM_NO_SSH_CONFIG=1")
+	server.Stdout, server.Stderr = log, log
+	if err := server.Start(); err != nil {
+		return err
+	}
+	in.ended = make(chan struct{})
+	go func() {
+		defer close(in.ended)
+		_ = server.Wait() // it is told to stop, and its log says what else happened
+	}()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		if err = in.connect(); err == nil {
+			if _, err = in.client.Health(context.Background()); err == nil {
+				return nil
+			}
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the server does not answer: %w", err)
+		}
+	}
 }
 
 // connect reads where the running server answers.
@@ -59,6 +96,9 @@ func (in *instance) close() {
 		if out, err := cmd.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "clean-up: sky %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
+	}
+	if in.ended != nil {
+		<-in.ended
 	}
 	if err := os.RemoveAll(in.home); err != nil {
 		fmt.Fprintln(os.Stderr, "clean-up:", err)
@@ -122,8 +162,10 @@ func (b *bench) idleShare(pids ...int) (float64, error) {
 
 // memory is the resident memory of processes that belong together: pages that they share, such as their program's, count once
 // (the proportional set size of /proc/PID/smaps_rollup).
-func memory(pids ...int) string {
-	var kb int
+func memory(pids ...int) string { return fmt.Sprintf("%d MB", (pss(pids...)+512)/1024) }
+
+// pss is that size in KiB.
+func pss(pids ...int) (kb int) {
 	for _, pid := range pids {
 		raw, _ := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 		for _, line := range strings.Split(string(raw), "\n") {
@@ -133,7 +175,43 @@ func memory(pids ...int) string {
 			}
 		}
 	}
-	return fmt.Sprintf("%d MB", (kb+512)/1024)
+	return kb
+}
+
+// profile writes a CPU profile of the server for up to half a minute from now, and one of its memory when stop is called. It does
+// nothing without -profile.
+func (b *bench) profile(in *instance, name string) (stop func()) {
+	if b.profiles == "" {
+		return func() {}
+	}
+	get := func(kind, query string) {
+		token, err := os.ReadFile(filepath.Join(in.home, "token"))
+		if err == nil {
+			req, _ := http.NewRequest("GET", in.client.Endpoint()+"/debug/pprof/"+kind+"?"+query, nil)
+			req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+			var resp *http.Response
+			if resp, err = http.DefaultClient.Do(req); err == nil {
+				defer resp.Body.Close()
+				var raw []byte
+				if raw, err = io.ReadAll(resp.Body); err == nil {
+					err = os.WriteFile(filepath.Join(b.profiles, name+"."+kind), raw, 0o644)
+				}
+			}
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "bench: profile:", err)
+		}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		get("profile", "seconds=30")
+	}()
+	return func() {
+		<-done
+		get("heap", "gc=1")
+		get("goroutine", "")
+	}
 }
 
 // agentOf finds the processes of a cluster's head agent: the one that supervises, and the one that serves.
