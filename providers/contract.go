@@ -252,6 +252,9 @@ type Features struct {
 	Fallback bool
 	// MachineLocal says that the nodes live on the server's machine and see its files.
 	MachineLocal bool
+	// HostNetwork says that nodes share the network of the machine they stand on: a port needs no opening, and is reached at
+	// the machine's address as far as its own firewall allows.
+	HostNetwork bool
 	// Confirms says that the infra can tell for sure that a node is gone.
 	Confirms bool
 	// Sizes are what a node gets of a flexible offer where the task does not say; zero fields: the whole machine.

@@ -103,7 +103,7 @@ no such job, 103 it was cancelled.`,
 	fs.BoolVarP(&o.SyncDown, "sync-down", "s", false, "download logs to ~/sky_logs")
 	fs.BoolVar(&o.Status, "status", false, "print the job's status and exit with its code")
 	flags.Pair(fs, &o.Follow, "follow", "", true, "go on until the job ends")
-	fs.IntVar(&o.Tail, "tail", -1, "begin with the last `N` lines; 0 is all, -1 is 1000 when following and all otherwise")
+	fs.IntVar(&o.Tail, "tail", -1, "begin with the last `N` lines of each node; 0 is all, -1 is 1000 when following and all otherwise")
 	return cmd
 }
 

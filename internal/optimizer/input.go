@@ -48,7 +48,8 @@ var needWords = map[string]string{
 	NeedLocalDisk:   "local disks",
 }
 
-// LacksOf lists what a provider's features say it lacks. Nodes on the server's own machine need nothing to open a port.
+// LacksOf lists what a provider's features say it lacks. Nodes on the server's own machine, or in the network of their host, need
+// nothing to open a port.
 func LacksOf(f providers.Features) []string {
 	var out []string
 	if f.Stop == nil {
@@ -60,7 +61,7 @@ func LacksOf(f providers.Features) []string {
 	if !f.Spot {
 		out = append(out, NeedSpot)
 	}
-	if f.Ports == nil && !f.MachineLocal {
+	if f.Ports == nil && !f.MachineLocal && !f.HostNetwork {
 		out = append(out, NeedPorts)
 	}
 	return out

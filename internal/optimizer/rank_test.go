@@ -399,6 +399,9 @@ func TestLacksOf(t *testing.T) {
 	if got := LacksOf(providers.Features{Spot: true, MachineLocal: true}); !reflect.DeepEqual(got, []string{NeedStop, NeedSpotStop}) {
 		t.Errorf("%v", got)
 	}
+	if got := LacksOf(providers.Features{Spot: true, HostNetwork: true}); !reflect.DeepEqual(got, []string{NeedStop, NeedSpotStop}) {
+		t.Errorf("%v", got)
+	}
 }
 
 func TestPlanHash(t *testing.T) {

@@ -100,6 +100,7 @@ func (p *Provider) Name() string { return "ssh" }
 
 // Declare names the features that are not interfaces. A host that is silent confirms nothing.
 func (p *Provider) Declare(f *providers.Features) {
+	f.HostNetwork = true
 	f.Sizes = providers.Sizes{CPUs: 2, MemoryPerCPU: 2, CPUsPerAccelerator: 4, MemoryPerCPUWithAccelerator: 4}
 }
 

@@ -115,7 +115,7 @@ func (s *site) env() []string {
 	for _, kv := range os.Environ() {
 		name, _, _ := strings.Cut(kv, "=")
 		switch name {
-		case "SKY_HOME", "HOME", "NO_COLOR", "PATH", "USER", "SSH_AUTH_SOCK":
+		case "SKY_HOME", "HOME", "NO_COLOR", "PATH", "USER", "SSH_AUTH_SOCK", "SKYLOOM_NO_SSH_CONFIG":
 		default:
 			env = append(env, kv)
 		}

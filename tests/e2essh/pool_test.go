@@ -62,20 +62,7 @@ func TestPool(t *testing.T) {
 		return true
 	})
 	s.sky("ssh", "down").has("clean").hasNot("not clean")
-	for _, h := range l.Hosts() {
-		changed, err := h.Changes()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, c := range changed {
-			if !traces(c) {
-				t.Errorf("%s after sky ssh down: %s", h.Name, c)
-			}
-		}
-		if a := agents(t, h); len(a) > 0 {
-			t.Errorf("%s after sky ssh down: %v", h.Name, a)
-		}
-	}
+	noTrace(t, l)
 	// The next launch prepares the hosts again.
 	s.sky("launch", "-y", "-c", "again", "--infra", "ssh/lab", "echo here again").has("here again")
 }
