@@ -35,13 +35,9 @@ func TestRecord(t *testing.T) {
 	if os.Getenv("SKYLOOM_RECORD") == "" {
 		t.Skip("set SKYLOOM_RECORD=1 to record the histories anew")
 	}
-	for _, f := range files(t) {
-		if err := os.Remove(f); err != nil {
-			t.Fatal(err)
-		}
-	}
 	t.Run("plain", recordPlain)
 	t.Run("short", recordContinued)
+	t.Run("managed", recordManaged)
 }
 
 func recordPlain(t *testing.T) {

@@ -36,6 +36,8 @@ var stories = []string{
 	"exec", "exec-refused", "start", "stop", "down", "autostop", "cancel-jobs", "preempt", "refresh", "check", "reaper",
 	"cluster-life", "cluster-failover", "cluster-waited", "cluster-launch-cancelled", "cluster-preempted", "cluster-autodown",
 	"cluster-continued-1", "cluster-continued-2",
+	"job-single", "job-numbered", "job-pipeline", "job-pipeline-failed", "job-group", "job-restarted", "job-failed-setup", "job-failed-prechecks",
+	"job-recovered", "job-cancelled", "job-backed-off",
 }
 
 type quiet struct{}
@@ -94,6 +96,10 @@ func TestReplay(t *testing.T) {
 		if !have[s] {
 			t.Errorf("there is no history of %s", s)
 		}
+		delete(have, s)
+	}
+	for s := range have {
+		t.Errorf("nobody records the history of %s anew", s)
 	}
 }
 
