@@ -51,6 +51,9 @@ func (a *Activities) ParseManaged(ctx context.Context, body api.JobsLaunchBody) 
 	if err != nil {
 		return ManagedSpec{Error: &api.Error{Kind: api.ErrInvalid, Message: err.Error()}}, nil
 	}
+	if _, err := api.ParseAfter(body.After); err != nil {
+		return ManagedSpec{Error: invalid("after: %v", err)}, nil
+	}
 	s := ManagedSpec{Kind: f.Kind, Name: f.Name, Primary: f.PrimaryTasks, Delay: f.TerminationDelay}
 	if body.Name != "" {
 		s.Name = body.Name

@@ -28,6 +28,7 @@ const (
 	SignalObserved  = "observed"
 	SignalReply     = "reply"
 	SignalAdmitted  = "admitted"
+	SignalWaited    = "waited"
 	QueryState      = "state"
 )
 

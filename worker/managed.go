@@ -25,15 +25,15 @@ func ManagedWorkflowID(id int64) string { return fmt.Sprintf("job/%d", id) }
 // submitJobs starts a workflow per job. Idempotent: the numbers follow from the request's id, and the engine refuses a second
 // workflow of a number.
 func (b *backend) submitJobs(ctx context.Context, body api.JobsLaunchBody) (api.Ref, error) {
-	if len(body.After) > 0 {
-		return api.Ref{}, &api.Error{Kind: api.ErrNotSupported, Message: "--after comes with a later release", Hint: "wait for the other job (sky jobs logs ID), then submit; or make one pipeline of both"}
-	}
 	spec, err := b.acts.ParseManaged(ctx, body)
 	if err != nil {
 		return api.Ref{}, err
 	}
 	if spec.Error != nil {
 		return api.Ref{}, spec.Error
+	}
+	if err := b.checkAfter(ctx, body); err != nil {
+		return api.Ref{}, err
 	}
 	n := max(body.NumJobs, 1)
 	ids, err := b.store.JobNumbers(ctx, body.RequestID, n)

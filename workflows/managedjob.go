@@ -63,6 +63,9 @@ func ManagedJob(ctx workflow.Context, in ManagedInput) (ManagedResult, error) {
 	if err := j.listen(); err != nil {
 		return ManagedResult{}, err
 	}
+	if in.Carried == nil && len(in.Body.After) > 0 && !j.await() {
+		return j.end()
+	}
 	var again bool
 	switch {
 	case j.state.Spec.Kind == task.JobGroup:

@@ -426,11 +426,16 @@ func (j *job) cancel(r *taskRun) {
 	j.finish(r, api.ManagedCancelled, why)
 }
 
-// finish writes the end of a task.
-func (j *job) finish(r *taskRun, status api.ManagedStatus, reason string) {
+// idle lets a task that has not begun speak.
+func (j *job) idle(r *taskRun) {
 	if r.m == nil {
 		r.m = &machine{st: &r.St, outer: j.outer, root: j.root, prefix: fmt.Sprintf("%s/%d", j.prefix, r.Index), halted: func() bool { return true }, shared: &shared{under: map[string]bool{}}, job: j.in.ID}
 	}
+}
+
+// finish writes the end of a task.
+func (j *job) finish(r *taskRun, status api.ManagedStatus, reason string) {
+	j.idle(r)
 	j.stopClock(r)
 	now := workflow.Now(r.m.root)
 	r.Row.Status, r.Row.EndAt, r.Row.NextRetry, r.Row.Details = status, &now, nil, ""

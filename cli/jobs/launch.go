@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -85,22 +84,21 @@ jobs; 1 if it could not be submitted.`,
 	return cmd
 }
 
-var condition = regexp.MustCompile(`^([1-9][0-9]{0,17})(?::(ok|any))?$`)
-
 // conditions reads --after: repeated, or a list with commas.
 func conditions(given []string) ([]string, error) {
-	var out []string
+	var all []string
 	for _, list := range given {
 		for c := range strings.SplitSeq(list, ",") {
-			m := condition.FindStringSubmatch(strings.TrimSpace(c))
-			if m == nil {
-				return nil, session.Usagef("--after: %q is none of ID, ID:ok, ID:any", c)
-			}
-			if m[2] == "" {
-				m[2] = "ok"
-			}
-			out = append(out, m[1]+":"+m[2])
+			all = append(all, strings.TrimSpace(c))
 		}
+	}
+	on, err := api.ParseAfter(all)
+	if err != nil {
+		return nil, session.Usagef("--after: %v", err)
+	}
+	var out []string
+	for _, a := range on {
+		out = append(out, a.String())
 	}
 	return out, nil
 }
@@ -231,6 +229,9 @@ func submitted(ctx context.Context, s *session.Session, c *api.Client, o *Launch
 		return nil
 	}
 	s.IO.Notef("Managed job submitted, ID: %d", ids[0])
+	if len(o.After) > 0 {
+		s.IO.Notef("It begins after %s; its log follows then.", strings.Join(o.After, ", "))
+	}
 	code, err := tail(ctx, s, c, ids[0], api.ManagedLogFilter{Follow: true})
 	if err != nil {
 		return err

@@ -118,8 +118,10 @@ func (t *txn) putManaged(j api.ManagedJob) error {
 	if err != nil || terminal == 0 {
 		return err
 	}
-	_, err = t.exec("DELETE FROM managed_files WHERE job_id = ? AND NOT EXISTS (SELECT 1 FROM managed_jobs WHERE job_id = ? AND terminal = 0)", j.ID, j.ID)
-	return err
+	if _, err = t.exec("DELETE FROM managed_files WHERE job_id = ? AND NOT EXISTS (SELECT 1 FROM managed_jobs WHERE job_id = ? AND terminal = 0)", j.ID, j.ID); err != nil {
+		return err
+	}
+	return t.endWaits(j.ID)
 }
 
 func (t *txn) keepFiles(f ManagedFiles) error {

@@ -11,6 +11,7 @@ const (
 	WatchTopic     = "watches"      // a watch was put or removed
 	ManagedTopic   = "managed-jobs" // any managed job's row
 	AdmissionTopic = "admissions"   // a managed job asked for admission, was let in or made room
+	WaitTopic      = "waits"        // what a managed job waited for has come
 )
 
 // RequestTopic is told of a request's status and events.
@@ -65,7 +66,7 @@ func (h *hub) publish(topics map[string]struct{}) {
 	defer h.mu.Unlock()
 	all := false
 	for t := range topics {
-		all = all || (t != WatchTopic && t != AdmissionTopic)
+		all = all || (t != WatchTopic && t != AdmissionTopic && t != WaitTopic)
 		h.tell(t)
 	}
 	if all {

@@ -116,6 +116,8 @@ CREATE TABLE admission_use (
 }, {
 	version: 4, tag: "skyloom-0004-managed-files", compat: 1,
 	sql: `CREATE TABLE managed_files (job_id BIGINT NOT NULL, manifest TEXT NOT NULL, PRIMARY KEY (job_id, manifest));`,
+}, {
+	version: 5, tag: "skyloom-0005-job-waits", compat: 1, sql: afterSchema,
 }}
 
 const versionTable = `CREATE TABLE schema_version (version BIGINT PRIMARY KEY, tag TEXT NOT NULL, compat BIGINT NOT NULL, applied BIGINT NOT NULL)`

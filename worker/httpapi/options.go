@@ -36,7 +36,7 @@ type Backend interface {
 	// CancelManagedJobs asks managed jobs to end; the cancel is durable when it returns. Exactly one selector of the body is
 	// set. Where nothing matches a number or a name: *api.Error of kind ErrJobNotFound.
 	CancelManagedJobs(ctx context.Context, b api.JobsCancelBody) (api.JobsCancelReply, error)
-	// WaitReasons says in words what managed jobs wait for that ask to be let in; others are left out.
+	// WaitReasons says in words what managed jobs wait for (other jobs, or to be let in); others are left out.
 	WaitReasons(ctx context.Context, jobIDs []int64) (map[int64]string, error)
 	// StoredLog gives what was kept of the log of an attempt of a managed job's task; nothing if none was (yet).
 	StoredLog(ctx context.Context, jobID int64, taskID, attempt int) ([]StoredLog, error)
