@@ -3,9 +3,11 @@ package worker
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/client"
 
 	"github.com/skyloom/skyloom/activities"
 	"github.com/skyloom/skyloom/api"
@@ -28,29 +30,29 @@ func (b *backend) checkAfter(ctx context.Context, body api.JobsLaunchBody) error
 	return nil
 }
 
-// afters tells managed jobs that what they waited for has come, or can no longer come. A job stays due until the engine
-// has the signal, so that a server that dies in between has the next one tell it.
-func (s *server) afters(ctx context.Context) {
-	changed, stop := s.store.Subscribe(store.WaitTopic)
+// Afters tells managed jobs that what they waited for has come, or can no longer come, until ctx ends. A job stays due until
+// the engine has the signal, so that when a server dies in between the next one tells it.
+func Afters(ctx context.Context, st *store.Store, c client.Client, log *slog.Logger) {
+	changed, stop := st.Subscribe(store.WaitTopic)
 	defer stop()
 	poll := time.NewTicker(15 * time.Second) // for what other servers on this database have written
 	defer poll.Stop()
 	for {
-		due, err := s.store.DueWaits(ctx)
+		due, err := st.DueWaits(ctx)
 		if err != nil && ctx.Err() == nil {
-			s.log.Warn("jobs that wait for others", "error", err)
+			log.Warn("jobs that wait for others", "error", err)
 		}
 		for _, w := range due {
-			err := s.client.SignalWorkflow(ctx, w.Workflow, "", activities.SignalWaited, nil)
+			err := c.SignalWorkflow(ctx, w.Workflow, "", activities.SignalWaited, nil)
 			var missing *serviceerror.NotFound
 			switch {
 			case errors.As(err, &missing):
-				err = s.store.ForgetWait(ctx, w.JobID)
+				err = st.ForgetWait(ctx, w.JobID)
 			case err == nil:
-				err = s.store.WaitTold(ctx, w.JobID)
+				err = st.WaitTold(ctx, w.JobID)
 			}
 			if err != nil && ctx.Err() == nil {
-				s.log.Warn("jobs that wait for others", "job", w.JobID, "error", err)
+				log.Warn("jobs that wait for others", "job", w.JobID, "error", err)
 			}
 		}
 		select {

@@ -99,7 +99,14 @@ func (b *backend) resume(ctx context.Context) error {
 			if body, base, err := decodeBody(r.Kind, r.Body); err != nil {
 				return err
 			} else if _, err := b.Submit(ctx, r.Kind, base, "", body); err != nil {
-				return err
+				var e *api.Error
+				if !errors.As(err, &e) || e.Kind == api.ErrUnavailable {
+					return err
+				}
+				// Refused now, after a change of the configuration perhaps: that ends it, and holds up no other.
+				if err := b.store.FinishRequest(ctx, r.ID, api.RequestFailed, nil, e); err != nil {
+					return err
+				}
 			}
 			continue
 		}

@@ -183,7 +183,7 @@ func (s *server) bringUp(ctx context.Context, set config.Server) error {
 	back := &backend{saver: watch.saver, acts: s.acts, store: s.store, engine: s.engine, client: s.client, started: s.started, home: s.o.Home, shutdown: s.shutdown}
 	s.background(func() { watch.run(bg) })
 	s.background(func() { s.admission(bg) })
-	s.background(func() { s.afters(bg) })
+	s.background(func() { Afters(bg, s.store, s.client, s.log) })
 	s.background(func() { trim(bg) })
 	s.background(func() { s.resume(bg, back) })
 	s.background(func() { s.collect(bg, keep) })
