@@ -175,7 +175,8 @@ func (t *treeSync) round(ctx context.Context) error {
 	if err := failpoint.Hit(fpSyncSend); err != nil {
 		return err
 	}
-	tr := &fanout.Transfer{Missing: missing, Sizes: t.m.Sizes(), Peers: t.peers(), Send: t.sender(), Fetch: t.fetch, Done: t.apply}
+	tr := &fanout.Transfer{Missing: missing, Sizes: t.m.Sizes(), Peers: t.peers(), Fetch: t.fetch, Done: t.apply}
+	tr.Send = t.sender(!tr.ThroughPeers())
 	defer t.watch(ctx, tr)()
 	err := tr.Run(ctx)
 	var ne *fanout.NodeError
@@ -199,7 +200,7 @@ func (t *treeSync) target() agentapi.FileApply {
 // plan asks a node what it lacks, in the order of the tree. A node that lacks nothing is settled by that.
 func (t *treeSync) plan(ctx context.Context, i int) ([]string, error) {
 	to := t.target()
-	to.Now = true
+	to.Now, to.Place = true, !t.peers()
 	plan, err := t.clients[i].PlanFiles(ctx, to, bytes.NewReader(t.encoded))
 	if err != nil {
 		return nil, err
@@ -237,8 +238,8 @@ func (t *treeSync) peers() bool {
 	return true
 }
 
-// sender sends from our own store. Where the way is slow it compresses.
-func (t *treeSync) sender() func(ctx context.Context, i int, hashes []string, progress func(int, int64)) error {
+// sender sends from our own store. Where the way is slow it compresses. What need not be passed on may be put in place.
+func (t *treeSync) sender(place bool) func(ctx context.Context, i int, hashes []string, progress func(int, int64)) error {
 	slow := make([]bool, len(t.clients)) // each node has one sending at a time
 	return func(ctx context.Context, i int, hashes []string, progress func(int, int64)) error {
 		var sent int64
@@ -247,7 +248,13 @@ func (t *treeSync) sender() func(ctx context.Context, i int, hashes []string, pr
 			progress(blobs, bytes)
 		}}
 		start := time.Now()
-		if err := t.clients[i].SendBlobs(ctx, filesync.NewPackBody(ctx, t.a.Artifacts, hashes, o)); err != nil {
+		var err error
+		if body := filesync.NewPackBody(ctx, t.a.Artifacts, hashes, o); place {
+			err = t.clients[i].PlaceBlobs(ctx, t.target(), body)
+		} else {
+			err = t.clients[i].SendBlobs(ctx, body)
+		}
+		if err != nil {
 			return err
 		}
 		onMachine := strings.HasPrefix(t.in.Nodes[i].AgentAddr, "unix:")

@@ -25,6 +25,7 @@ var Failpoints = []string{
 	"agent.self-end",
 	"agent.upgrade-before-rename",
 	"agent.upgrade-after-rename",
+	"agent.files-passing-on",
 }
 
 func init() {

@@ -46,6 +46,7 @@ type pendingSync struct {
 	manifest *filesync.Manifest
 	target   filesync.Target
 	need     filesync.Need
+	expiry   *time.Timer
 }
 
 // blobs opens the spool; what was left there long ago is removed first.
@@ -106,13 +107,19 @@ func (s *fileStore) lock(dst string) func() {
 func (a *Agent) fileRoutes(m *http.ServeMux) {
 	handle(m, "POST /v1/files/plan", func(r *http.Request) (any, error) {
 		q := r.URL.Query()
-		to := agentapi.FileApply{Dst: q.Get("dst"), File: q.Get("file") != "", Mirror: q.Get("mirror") != "", Prune: q.Get("prune") != "", Now: q.Get("now") != ""}
+		to := agentapi.FileApply{Dst: q.Get("dst"), File: q.Get("file") != "", Mirror: q.Get("mirror") != "", Prune: q.Get("prune") != "", Now: q.Get("now") != "", Place: q.Get("place") != ""}
 		return a.PlanFiles(r.Context(), to, r.Body)
 	})
 	handle(m, "POST /v1/files/fetch", with(func(f agentapi.FileFetch, r *http.Request) (any, error) {
 		return a.FetchBlobs(r.Context(), f)
 	}))
-	handle(m, "PUT /v1/files/blobs", func(r *http.Request) (any, error) { return nil, a.TakeBlobs(r.Context(), r.Body) })
+	m.HandleFunc("PUT /v1/files/blobs", func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		body := &livelyBody{r: r.Body, rc: http.NewResponseController(w)}
+		err := a.TakeBlobs(r.Context(), agentapi.FileApply{Dst: q.Get("dst"), Manifest: q.Get("manifest")}, body)
+		body.done()
+		answer(w, nil, err)
+	})
 	handle(m, "POST /v1/files/apply", with(func(to agentapi.FileApply, r *http.Request) (any, error) {
 		return a.ApplyFiles(r.Context(), to)
 	}))
@@ -175,7 +182,7 @@ func (a *Agent) PlanFiles(ctx context.Context, to agentapi.FileApply, body io.Re
 		return agentapi.FilePlan{}, fileError(err)
 	}
 	p := &pendingSync{id: id, since: time.Now(), missing: need.Missing, manifest: m, target: t, need: need}
-	if err := a.roomFor(m, need, lacks, t.Dst); err != nil {
+	if err := a.roomFor(m, need, lacks, t.Dst, to.Place); err != nil {
 		return agentapi.FilePlan{}, err
 	}
 	if err := a.keepManifest(p); err != nil {
@@ -188,12 +195,12 @@ func (a *Agent) PlanFiles(ctx context.Context, to agentapi.FileApply, body io.Re
 		p.missing = slices.Compact(p.missing)
 	}
 	a.files.pending[p.id+" "+t.Dst] = p
-	a.files.mu.Unlock()
-	time.AfterFunc(planAge, func() {
+	p.expiry = time.AfterFunc(planAge, func() {
 		a.files.mu.Lock()
 		defer a.files.mu.Unlock()
 		p.manifest, p.target, p.need = nil, filesync.Target{}, filesync.Need{}
 	})
+	a.files.mu.Unlock()
 	plan := agentapi.FilePlan{Missing: []string{}}
 	if len(lacks) > 0 {
 		sizes := m.Sizes()
@@ -222,18 +229,91 @@ func (a *Agent) keepManifest(p *pendingSync) error {
 	return err
 }
 
-// TakeBlobs keeps the blobs of a pack. Those that arrived whole before an error stay.
-func (a *Agent) TakeBlobs(ctx context.Context, body io.Reader) error {
+// TakeBlobs keeps the blobs of a pack. If they are for a plan whose destination was empty, they go straight there. Those
+// that arrived whole before an error stay.
+func (a *Agent) TakeBlobs(ctx context.Context, to agentapi.FileApply, body io.Reader) error {
 	spool, err := a.blobs()
 	if err != nil {
 		return err
 	}
-	if _, err = spool.PutPack(ctx, body, filesync.PackLimits{}); err != nil {
+	placer, done, err := a.placer(ctx, to)
+	if err != nil {
+		return fileError(err)
+	}
+	if placer == nil {
+		_, err = spool.PutPack(ctx, body, filesync.PackLimits{})
+	} else {
+		_, err = filesync.ReadPack(ctx, body, filesync.PackLimits{}, func(hash string, size int64, r io.Reader) error {
+			placed, err := placer.Add(hash, size, r)
+			if err == nil && !placed {
+				err = spool.PutChecked(hash, r)
+			}
+			return err
+		})
+		err = done(err)
+	}
+	if err != nil {
 		// What is left is read, or the sender might see a broken connection before it sees the reason.
 		_, _ = io.CopyN(io.Discard, body, drainBytes)
 	}
 	return fileError(err)
 }
+
+// placer is for blobs that need not wait for the apply; nil if these do. done ends it, is told why no more came, and gives
+// the reason for that.
+func (a *Agent) placer(ctx context.Context, to agentapi.FileApply) (_ *filesync.Placer, done func(error) error, _ error) {
+	if to.Manifest == "" {
+		return nil, nil, nil
+	}
+	t, err := a.target(to)
+	if err != nil {
+		return nil, nil, err
+	}
+	unlock := a.files.lock(t.Dst)
+	a.files.mu.Lock()
+	p := a.files.pending[to.Manifest+" "+t.Dst]
+	var m *filesync.Manifest
+	var need *filesync.Need
+	if p != nil && p.manifest != nil && p.need.Fresh() && p.expiry.Reset(planAge) {
+		n := p.need // the timer may clear that one
+		m, t, need = p.manifest, p.target, &n
+	}
+	a.files.mu.Unlock()
+	if m == nil {
+		unlock()
+		return nil, nil, nil
+	}
+	placer, err := filesync.NewPlacer(ctx, m, t, need)
+	if err != nil {
+		unlock()
+		return nil, nil, err
+	}
+	return placer, func(err error) error {
+		defer unlock()
+		return placer.Close(err)
+	}, nil
+}
+
+// blobSilence is how long a sender may say nothing: it keeps others from the destination.
+const blobSilence = time.Minute
+
+// livelyBody fails when nothing comes for blobSilence.
+type livelyBody struct {
+	r   io.Reader
+	rc  *http.ResponseController
+	set time.Time
+}
+
+func (b *livelyBody) Read(p []byte) (int, error) {
+	if now := time.Now(); now.Sub(b.set) > blobSilence/10 {
+		b.set = now
+		_ = b.rc.SetReadDeadline(now.Add(blobSilence))
+	}
+	return b.r.Read(p)
+}
+
+// done takes the deadline away, so that it does not cut the answer.
+func (b *livelyBody) done() { _ = b.rc.SetReadDeadline(time.Time{}) }
 
 // drainBytes is how much of a refused pack is read, in bytes: somewhat more than senders put into one.
 const drainBytes = 64 << 20
@@ -257,7 +337,8 @@ func (a *Agent) ApplyFiles(ctx context.Context, to agentapi.FileApply) (agentapi
 	var m *filesync.Manifest
 	if p != nil && p.manifest != nil {
 		m, t.Index = p.manifest, p.target.Index
-		if time.Since(p.since) < planFresh {
+		// Of a fresh plan only what was placed since is in order.
+		if time.Since(p.since) < planFresh || p.need.Fresh() {
 			need := p.need
 			t.Planned = &need
 		}

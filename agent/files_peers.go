@@ -44,8 +44,13 @@ func (a *Agent) peerFileRoutes(m *http.ServeMux) {
 			return
 		}
 		w.Header().Set("Content-Type", filesync.PackMediaType)
+		passed := func(blobs int, _ int64) {
+			if blobs > 0 { // a part of the answer is on its way
+				a.failpoint("files-passing-on")
+			}
+		}
 		// An error cuts the stream, which the peer sees.
-		if err := filesync.WritePack(r.Context(), w, spool, minus(in.Hashes, lacks), filesync.PackOptions{Raw: true, Trusted: true}); err != nil {
+		if err := filesync.WritePack(r.Context(), w, spool, minus(in.Hashes, lacks), filesync.PackOptions{Raw: true, Trusted: true, Progress: passed}); err != nil {
 			a.log.Warn("files were not passed on to a peer", "error", err)
 		}
 	})

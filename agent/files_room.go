@@ -15,8 +15,9 @@ import (
 const spare = 16 << 20
 
 // roomFor says before anything is sent that a sync does not fit. What the spool has to take is counted, and what the
-// destination needs besides: small files are copied there, big ones move if both are on one disk.
-func (a *Agent) roomFor(m *filesync.Manifest, need filesync.Need, lacks []string, dst string) error {
+// destination needs besides: small files are copied there, and big ones move if both are on one disk. What is placed
+// needs room at the destination only.
+func (a *Agent) roomFor(m *filesync.Manifest, need filesync.Need, lacks []string, dst string, place bool) error {
 	if len(need.Missing) == 0 {
 		return nil
 	}
@@ -38,6 +39,9 @@ func (a *Agent) roomFor(m *filesync.Manifest, need filesync.Need, lacks []string
 	if !ok {
 		return nil
 	}
+	if place && need.Fresh() {
+		return fitPlaced(m, at, to)
+	}
 	if at.dev == to.dev {
 		return at.fits(spool + copied)
 	}
@@ -45,6 +49,26 @@ func (a *Agent) roomFor(m *filesync.Manifest, need filesync.Need, lacks []string
 		return err
 	}
 	return at.fits(spool)
+}
+
+// fitPlaced is for content that goes to its destination at once; what several files have waits in the spool.
+func fitPlaced(m *filesync.Manifest, at, to disk) error {
+	uses := make(map[string]int, len(m.Entries))
+	var placed, spooled int64
+	for i := range m.Entries {
+		e := &m.Entries[i]
+		placed += e.Size
+		if uses[e.Hash]++; uses[e.Hash] == 2 {
+			spooled += e.Size
+		}
+	}
+	if at.dev == to.dev {
+		return to.fits(placed + spooled)
+	}
+	if err := to.fits(placed); err != nil {
+		return err
+	}
+	return at.fits(spooled)
 }
 
 type disk struct {

@@ -30,13 +30,13 @@ func (n *testNode) push(tree *filesync.Tree, to agentapi.FileApply) (agentapi.Fi
 			n.t.Fatal(err)
 		}
 		half := pack.Bytes()[:pack.Len()/2]
-		if err := n.api.SendBlobs(ctx(n.t), bytes.NewReader(half)); !agentapi.IsKind(err, agentapi.KindInvalid) {
+		if err := n.api.PlaceBlobs(ctx(n.t), to, bytes.NewReader(half)); !agentapi.IsKind(err, agentapi.KindInvalid) {
 			n.t.Errorf("half a pack: %v", err)
 		}
 		if _, err := n.api.ApplyFiles(ctx(n.t), to); !agentapi.IsKind(err, agentapi.KindNotFound) {
 			n.t.Errorf("applied without its blobs: %v", err)
 		}
-		if err := n.api.SendBlobs(ctx(n.t), &pack); err != nil {
+		if err := n.api.PlaceBlobs(ctx(n.t), to, &pack); err != nil {
 			n.t.Fatal(err)
 		}
 	}

@@ -152,16 +152,20 @@ func (a *Agent) peerRoutes(m *http.ServeMux) {
 func handle(m *http.ServeMux, pattern string, f func(*http.Request) (any, error)) {
 	m.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 		out, err := f(r)
-		if err != nil {
-			fail(w, err)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		if out == nil {
-			out = struct{}{}
-		}
-		json.NewEncoder(w).Encode(out)
+		answer(w, out, err)
 	})
+}
+
+func answer(w http.ResponseWriter, out any, err error) {
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if out == nil {
+		out = struct{}{}
+	}
+	json.NewEncoder(w).Encode(out)
 }
 
 // with decodes a JSON body.

@@ -244,7 +244,7 @@ func (c *Client) Logs(ctx context.Context, id int64, q LogQuery) (io.ReadCloser,
 }
 
 // PlanFiles sends a manifest and learns which blobs the node lacks to bring the destination to its state. The
-// destination travels in the query: dst, file=1, mirror=1, prune=1, now=1.
+// destination travels in the query: dst, file=1, mirror=1, prune=1, now=1, place=1.
 func (c *Client) PlanFiles(ctx context.Context, to FileApply, manifest io.Reader) (FilePlan, error) {
 	v := url.Values{"dst": {to.Dst}}
 	if to.File {
@@ -259,12 +259,22 @@ func (c *Client) PlanFiles(ctx context.Context, to FileApply, manifest io.Reader
 	if to.Now {
 		v.Set("now", "1")
 	}
+	if to.Place {
+		v.Set("place", "1")
+	}
 	return upload[FilePlan](ctx, c, "POST", "/v1/files/plan?"+v.Encode(), manifest)
 }
 
-// SendBlobs sends a pack of blobs; see package filesync for its format.
+// SendBlobs sends a pack of blobs; see package filesync for its format. They wait for the apply, and peers may fetch them.
 func (c *Client) SendBlobs(ctx context.Context, pack io.Reader) error {
 	_, err := upload[struct{}](ctx, c, "PUT", "/v1/files/blobs", pack)
+	return err
+}
+
+// PlaceBlobs sends blobs of a plan. If its destination was empty they are put in place as they arrive.
+func (c *Client) PlaceBlobs(ctx context.Context, to FileApply, pack io.Reader) error {
+	v := url.Values{"dst": {to.Dst}, "manifest": {to.Manifest}}
+	_, err := upload[struct{}](ctx, c, "PUT", "/v1/files/blobs?"+v.Encode(), pack)
 	return err
 }
 

@@ -232,6 +232,7 @@ type FileApply struct {
 	Mirror   bool   `json:"mirror,omitempty"`
 	Prune    bool   `json:"prune,omitempty"` // remove what an earlier sync put there and the manifest lacks
 	Now      bool   `json:"now,omitempty"`   // of a plan: apply it at once if nothing is missing
+	Place    bool   `json:"place,omitempty"` // of a plan: what is missing will come by PlaceBlobs, and needs its room once
 }
 
 // FileResult tells what an apply did.

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -188,7 +189,24 @@ func (s *Store) ask(hash string) (pending bool) {
 
 // Missing returns the blobs of a manifest that the store lacks.
 func (s *Store) Missing(ctx context.Context, m *filesync.Manifest) ([]string, error) {
-	return s.Has(ctx, m.Hashes())
+	sizes := m.Sizes()
+	var missing, big []string
+	for i, h := range m.Hashes() {
+		if i%1024 == 0 {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+		}
+		if sizes[h] > smallBlob {
+			big = append(big, h)
+		} else if s.ask(h); !s.small.has(h) { // it can only be in a segment: that saves asking the disk
+			missing = append(missing, h)
+		}
+	}
+	more, err := s.Has(ctx, big)
+	missing = append(missing, more...)
+	slices.Sort(missing)
+	return missing, err
 }
 
 // Put keeps a blob, reading r to its end, and returns its size. Bytes that don't match the hash are an ErrInvalid and
@@ -295,12 +313,17 @@ func (s *Store) copyChecked(w io.Writer, r io.Reader, hash string, buf []byte, c
 	return n, nil
 }
 
+// PutChecked keeps a blob whose reader checks its bytes, as those that filesync.ReadPack hands out do.
+func (s *Store) PutChecked(hash string, r io.Reader) error {
+	_, err := s.put(hash, r, false)
+	return err
+}
+
 // PutPack keeps the blobs of a stream. Those that arrived before a failure are kept. They are durable after the next
 // Commit.
 func (s *Store) PutPack(ctx context.Context, r io.Reader, l filesync.PackLimits) (filesync.PackStats, error) {
 	return filesync.ReadPack(ctx, r, l, func(hash string, _ int64, r io.Reader) error {
-		_, err := s.put(hash, r, false) // ReadPack checks
-		return err
+		return s.PutChecked(hash, r)
 	})
 }
 
@@ -546,8 +569,12 @@ func (s *Store) Remove(hashes ...string) error {
 			continue
 		}
 		s.mu.Lock()
+		_, pending := s.pending[h]
 		delete(s.pending, h)
 		s.mu.Unlock()
+		if s.spool && !pending {
+			continue // a spool has no others
+		}
 		for _, p := range []string{s.pendingPath(h), s.blobPath(h)} {
 			if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err

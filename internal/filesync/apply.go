@@ -102,6 +102,10 @@ func readDir(root *os.Root, p string) ([]fs.DirEntry, error) {
 
 func (a *applier) result() Result {
 	r := Result{Written: int(a.written.Load()), Unchanged: int(a.unchanged.Load()), Removed: a.removed, Bytes: a.bytes.Load(), Warnings: a.warnings}
+	if p := a.t.Planned; p != nil && p.fresh != nil { // what a Placer wrote is this sync's work too
+		n := int(p.fresh.files.Load())
+		r.Written, r.Unchanged, r.Bytes = r.Written+n, r.Unchanged-n, r.Bytes+p.fresh.bytes.Load()
+	}
 	outside := 0
 	for i := range a.m.Entries {
 		e := &a.m.Entries[i]

@@ -8,7 +8,8 @@
 //   - A manifest from outside is never trusted: Decode refuses paths that climb, repeat, or lead through a link.
 //   - A blob is checked against its hash wherever it is read; a stream that is cut or altered leaves nothing half done.
 //   - Apply writes below its target only, whatever links stand there or appear meanwhile, and replaces a file by
-//     renaming a finished one over it.
+//     renaming a finished one over it. Only where nothing was, files come under their own names at once: a sync that broke off
+//     there leaves a part of the tree, which the next one completes.
 //   - What changed while it was read is reported, never sent as a mixture.
 //
 // The modification time of files is part of a manifest, and so of its id: tools like make depend on it, and an id has to

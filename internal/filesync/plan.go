@@ -42,6 +42,8 @@ type Need struct {
 
 	// settled marks, by entry of the manifest, the files that Apply will find as they have to be.
 	settled []bool
+	// fresh is set if nothing was there.
+	fresh *freshPlan
 }
 
 // Plan says which blobs Apply will ask for. It changes nothing.
@@ -61,12 +63,23 @@ func Plan(ctx context.Context, m *Manifest, t Target) (Need, error) {
 			need.Bytes += n
 		}
 		sort.Strings(need.Missing)
+		need.settled = make([]bool, len(m.Entries))
+		if !t.File {
+			need.fresh = &freshPlan{}
+		}
 		return need, nil
 	}
 	if err != nil {
 		return need, writeErr("open", dir, err)
 	}
 	defer root.Close()
+	if f, err := root.Open("."); err == nil && !t.File {
+		_, err = f.ReadDir(1)
+		if errors.Is(err, io.EOF) {
+			need.fresh = &freshPlan{}
+		}
+		f.Close()
+	}
 
 	// A folder that is none yet has nothing to offer.
 	absent := map[string]bool{}

@@ -43,7 +43,8 @@ var agentVisits = []struct {
 
 // unreachableAgent are points of the agent that the visits leave out, with the reason.
 var unreachableAgent = map[string]string{
-	"agent.self-end": "the agent acts alone after two minutes without its server: TestIdleWithoutServer, by make chaos",
+	"agent.self-end":         "the agent acts alone after two minutes without its server: TestIdleWithoutServer, by make chaos",
+	"agent.files-passing-on": "nodes of one machine pass no files on: TestPeerDies of package agent",
 }
 
 // TestAgentFailpoints kills an agent once at each of its points: its jobs run once, and what was asked of it is done.

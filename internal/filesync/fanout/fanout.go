@@ -92,7 +92,7 @@ func (t *Transfer) Progress() []Progress {
 // Run brings everything to every node. Its error is a NodeError, or that of ctx.
 func (t *Transfer) Run(ctx context.Context) error {
 	t.setup()
-	if !t.throughPeers() {
+	if !t.ThroughPeers() {
 		return t.each(ctx, func(ctx context.Context, node int) error {
 			if err := t.straight(ctx, node, t.Missing[node]); err != nil {
 				return err
@@ -106,7 +106,9 @@ func (t *Transfer) Run(ctx context.Context) error {
 	return t.each(ctx, t.done)
 }
 
-func (t *Transfer) throughPeers() bool {
+// ThroughPeers says whether nodes pass blobs on. Then they must keep them until they are done.
+func (t *Transfer) ThroughPeers() bool {
+	t.setup()
 	var nodes int
 	var bytes int64
 	for i := range t.meters {
