@@ -84,8 +84,8 @@ lab: ## hosts to play with, as root: make lab ARGS="up 3", then bin/lab help
 	$(GO) build -o $(BIN)/lab ./tests/lab/cmd/lab
 	@$(BIN)/lab $(ARGS)
 
-e2e-jobs: build ## managed jobs: the training example through five preemptions
-	SKYLOOM_TRAIN=1 $(GO) test ./tests/train ./tests/managed -count=1 -v
+e2e-jobs: build ## managed jobs: the training example through twenty preemptions
+	SKYLOOM_TRAIN=20 $(GO) test ./tests/train ./tests/managed -count=1 -v
 
 replay: ## recorded histories replay on this build
 	$(GO) test ./tests/histories -count=1

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
@@ -24,7 +25,7 @@ const checkpointDir = "SKYPILOT_CHECKPOINT_DIR"
 // checkpointTime bounds a save that sets no time of its own.
 const checkpointTime = time.Minute
 
-// signalTime is how long a program that was given a signal has to begin with its save.
+// signalTime is how long a program that was given a signal has for its save.
 const signalTime = 10 * time.Second
 
 // pictures are the folders as last saved, by manifest. One save runs at a time.
@@ -33,6 +34,7 @@ type pictures struct {
 	mu     sync.Mutex
 	last   *filesync.Tree
 	id     string
+	taken  int64 // of the picture last taken
 }
 
 func (a *Agent) checkpointRoutes(m *http.ServeMux) {
@@ -87,8 +89,10 @@ func (a *Agent) Checkpoint(ctx context.Context, s agentapi.CheckpointSpec) (agen
 	out.Files, out.Bytes = tree.Manifest.Totals()
 	out.Warnings = append(out.Warnings, tree.Warnings...)
 	a.pictures.mu.Lock()
+	defer a.pictures.mu.Unlock()
 	a.pictures.last, a.pictures.id = tree, out.ID
-	a.pictures.mu.Unlock()
+	a.pictures.taken = max(a.pictures.taken+1, time.Now().UnixMicro())
+	out.Taken = a.pictures.taken
 	return out, nil
 }
 
@@ -118,12 +122,14 @@ func (a *Agent) announce(ctx context.Context, s agentapi.CheckpointSpec, p *part
 		if !ok {
 			return invalid("this node knows no signal %q", s.Signal)
 		}
-		was := checkpoint.Look(dir)
 		if pids, ok := h.Pids(); ok && !p.Run.Ended {
-			out.Signalled = checkpoint.Send(append(proctree.Descendants(pids.Child.PID), pids.Child), sig)
-		}
-		if out.Signalled > 0 {
-			checkpoint.AwaitChange(ctx, dir, was, min(signalTime, limit/2))
+			procs := func() []proctree.Proc { return append(proctree.Descendants(pids.Child.PID), pids.Child) }
+			before, within := checkpoint.Before(dir, procs()), min(signalTime, limit/2)
+			if out.Signalled = checkpoint.Send(procs(), sig); out.Signalled > 0 {
+				if missing := before.Await(ctx, procs, within); missing != checkpoint.SavedAll {
+					out.Warnings = append(out.Warnings, fmt.Sprintf("%s within %s after signal %s", missing, within, s.Signal))
+				}
+			}
 		}
 	}
 	if s.Command != "" {

@@ -105,3 +105,51 @@ while :; do i=$((i+1)); for f in a b c d; do echo $i >$f; sleep 0.01; done; [ $i
 		return true
 	})
 }
+
+// TestCheckpointAwaitsTheSave asks programs whose saves take long: by then the old state has been quiet for a while, but it is
+// not what was asked for.
+func TestCheckpointAwaitsTheSave(t *testing.T) {
+	for name, save := range map[string]string{
+		"a file of another name is renamed late":    `echo new >state.tmp; sleep 1.5; mv state.tmp state`,
+		"the file is written slowly under its name": `{ sleep 0.1; echo -n ne; sleep 1.5; echo w; } >state`,
+		"the program is slow to begin":              `sleep 1; echo half >state; sleep 0.6; echo new >state`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := cluster(t, 1, quick)[0]
+			j := n.submit(agentapi.JobSpec{Epoch: 1, Run: `mkdir -p ckpt; cd ckpt; exec 9>>log; echo old >state; touch stale.tmp
+trap '` + save + `' USR1
+touch ../ready
+while :; do sleep 0.05; done`})
+			n.eventually("the program is ready", func() bool {
+				_, err := os.Stat(filepath.Join(n.cfg.Home, "ready"))
+				return err == nil
+			})
+			dir := filepath.Join(n.cfg.Home, "ckpt")
+			r, err := n.api.Checkpoint(ctx(t), agentapi.CheckpointSpec{JobID: j.ID, Epoch: 1, Path: dir, Signal: "USR1"})
+			if err != nil || r.Signalled != 1 || len(r.Warnings) > 0 {
+				t.Fatalf("%+v %v", r, err)
+			}
+			if b, err := os.ReadFile(filepath.Join(dir, "state")); err != nil || string(b) != "new\n" {
+				t.Errorf("the folder was read when the state was %q (%v)", b, err)
+			}
+			again, err := n.api.Checkpoint(ctx(t), agentapi.CheckpointSpec{JobID: j.ID, Epoch: 1, Path: dir})
+			if err != nil || again.ID != r.ID || again.Taken <= r.Taken {
+				t.Errorf("%+v, then %+v %v", r, again, err)
+			}
+		})
+	}
+}
+
+// TestCheckpointOfADeafProgram says that what was saved is not what the signal asked for.
+func TestCheckpointOfADeafProgram(t *testing.T) {
+	n := cluster(t, 1, quick)[0]
+	j := n.submit(agentapi.JobSpec{Epoch: 1, Run: `mkdir -p ckpt; echo old >ckpt/state; trap : USR1; touch ready; while :; do sleep 0.05; done`})
+	n.eventually("the program is ready", func() bool {
+		_, err := os.Stat(filepath.Join(n.cfg.Home, "ready"))
+		return err == nil
+	})
+	r, err := n.api.Checkpoint(ctx(t), agentapi.CheckpointSpec{JobID: j.ID, Epoch: 1, Path: filepath.Join(n.cfg.Home, "ckpt"), Signal: "USR1", Seconds: 4})
+	if err != nil || r.Files != 1 || len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], "nothing was written within 2s after signal USR1") {
+		t.Errorf("%+v %v", r, err)
+	}
+}

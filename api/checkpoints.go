@@ -19,6 +19,10 @@ type Checkpoint struct {
 	Why     string    `json:"why" doc:"interval, notice or demand"`
 	// Manifests name the content, by rank.
 	Manifests []string `json:"manifests"`
+	// Warnings are about the save that has just been made; they are not kept.
+	Warnings []string `json:"warnings,omitempty" doc:"of the save just made, such as a program that did not write in time"`
+	// Taken orders the pictures of an attempt, in microseconds of its head's clock.
+	Taken int64 `json:"-"`
 }
 
 // CheckpointList is the answer of GET /api/v1/jobs/{id}/checkpoints.

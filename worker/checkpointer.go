@@ -45,7 +45,13 @@ type saver struct {
 	log       *slog.Logger
 
 	mu   sync.Mutex
-	busy map[string]chan struct{} // one save at a time for each cluster
+	busy map[string]*turn // one save at a time for each cluster
+}
+
+// turn is held by who saves; users are those who hold it or wait for it.
+type turn struct {
+	held  chan struct{}
+	users int
 }
 
 func newSaver(s *store.Store, a *artifact.Store, p *providers.Registry, log *slog.Logger) *saver {
@@ -56,7 +62,7 @@ func newSaver(s *store.Store, a *artifact.Store, p *providers.Registry, log *slo
 		}
 		return activities.NodeClient(ctx, infra, n)
 	}
-	return &saver{store: s, artifacts: a, dial: dial, log: log, busy: map[string]chan struct{}{}}
+	return &saver{store: s, artifacts: a, dial: dial, log: log, busy: map[string]*turn{}}
 }
 
 // Errors of a save that are not worth a word.
@@ -77,16 +83,25 @@ const (
 // lock keeps other saves of a cluster out.
 func (s *saver) lock(ctx context.Context, hash string) (unlock func(), err error) {
 	s.mu.Lock()
-	c := s.busy[hash]
-	if c == nil {
-		c = make(chan struct{}, 1)
-		s.busy[hash] = c
+	t := s.busy[hash]
+	if t == nil {
+		t = &turn{held: make(chan struct{}, 1)}
+		s.busy[hash] = t
 	}
+	t.users++
 	s.mu.Unlock()
+	leave := func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if t.users--; t.users == 0 {
+			delete(s.busy, hash)
+		}
+	}
 	select {
-	case c <- struct{}{}:
-		return func() { <-c }, nil
+	case t.held <- struct{}{}:
+		return func() { <-t.held; leave() }, nil
 	case <-ctx.Done():
+		leave()
 		return nil, ctx.Err()
 	}
 }
@@ -131,15 +146,21 @@ func (s *saver) save(ctx context.Context, row activities.WatchRow, why string, s
 		return c, false, err
 	}
 	c = api.Checkpoint{JobID: rule.Job, TaskID: rule.Task, Attempt: rule.Attempt, Why: why, SavedAt: time.Now()}
-	for _, r := range got {
+	for i, r := range got {
 		c.Files += r.Files
 		c.Bytes += r.Bytes
 		c.Manifests = append(c.Manifests, r.ID)
+		for _, w := range r.Warnings {
+			c.Warnings = append(c.Warnings, fmt.Sprintf("node %d: %s", nodes[i].Rank, w))
+		}
 	}
+	c.Taken = got[0].Taken
 	if c.Files == 0 {
 		return c, false, errNothingYet
 	}
+	warnings := c.Warnings
 	c, fresh, err = s.store.AddCheckpoint(ctx, c, rule.Keep)
+	c.Warnings = warnings
 	if errors.Is(err, store.ErrStale) {
 		err = errAttemptOver
 	}
@@ -220,11 +241,6 @@ func (s *saver) loop(ctx context.Context, row activities.WatchRow, notices <-cha
 		defer timer.Stop()
 		next = timer.C
 	}
-	defer func() {
-		s.mu.Lock()
-		delete(s.busy, row.Ref.Hash)
-		s.mu.Unlock()
-	}()
 	var last string
 	for {
 		var gone time.Time // when the node goes; zero: nobody said so
@@ -301,10 +317,14 @@ func (s *saver) tell(ctx context.Context, row activities.WatchRow, why string, c
 }
 
 func savedText(c api.Checkpoint, fresh bool) string {
+	text := fmt.Sprintf("checkpoint %d is saved (%d files, %d bytes)", c.N, c.Files, c.Bytes)
 	if !fresh {
-		return fmt.Sprintf("nothing has changed since checkpoint %d", c.N)
+		text = fmt.Sprintf("nothing has changed since checkpoint %d", c.N)
 	}
-	return fmt.Sprintf("checkpoint %d is saved (%d files, %d bytes)", c.N, c.Files, c.Bytes)
+	for _, w := range c.Warnings {
+		text += "; " + w
+	}
+	return text
 }
 
 // Checkpoint saves the running tasks of a managed job now.

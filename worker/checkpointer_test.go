@@ -251,3 +251,30 @@ func TestNoticeBreaksIn(t *testing.T) {
 		t.Errorf("%+v", n.asked)
 	}
 }
+
+// TestOneSaveAtATime holds the turn of a cluster over the end of a loop: a lease may change hands while someone saves on demand.
+func TestOneSaveAtATime(t *testing.T) {
+	s, row := saves(t, false, newFakeNode(t))
+	unlock, err := s.lock(t.Context(), row.Ref.Hash)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, end := context.WithCancel(t.Context())
+	over := make(chan struct{})
+	go func() { defer close(over); s.loop(ctx, row, make(chan time.Time)) }()
+	end()
+	<-over
+	ctx, end = context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer end()
+	if _, err := s.lock(ctx, row.Ref.Hash); err == nil {
+		t.Error("two save the same cluster")
+	}
+	unlock()
+	if unlock, err = s.lock(t.Context(), row.Ref.Hash); err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+	if len(s.busy) != 0 {
+		t.Errorf("%d turns are left over", len(s.busy))
+	}
+}

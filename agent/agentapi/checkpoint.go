@@ -28,6 +28,8 @@ type CheckpointReply struct {
 	Bytes     int64    `json:"bytes"`
 	Signalled int      `json:"signalled,omitempty"` // processes that got the signal
 	Warnings  []string `json:"warnings,omitempty"`
+	// Taken rises from picture to picture of a node: microseconds of its clock.
+	Taken int64 `json:"taken,omitempty"`
 }
 
 // BlobsRead is POST /v1/files/read: the content of the picture last taken. The answer is a pack.

@@ -80,6 +80,11 @@ func Checkpoints(ctx context.Context, s *session.Session, o *CheckpointsOptions)
 		}
 		return s.PrintJSON(list.Checkpoints)
 	}
+	for _, k := range list.Checkpoints {
+		for _, w := range k.Warnings {
+			s.IO.Warnf("checkpoint %d: %s", k.N, w)
+		}
+	}
 	if len(list.Checkpoints) == 0 {
 		s.IO.Printf("No checkpoints.\n")
 		return nil

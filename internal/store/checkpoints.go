@@ -23,7 +23,8 @@ CREATE TABLE checkpoints (
 
 // AddCheckpoint makes a checkpoint known, durably: from then on it is what a later attempt starts from. All its content must
 // be durable before. It gets the next number; those beyond the newest keep are dropped. One with the content of the newest adds
-// nothing: that one is given back, and fresh is false. ErrStale: the row of the task speaks of another attempt, or of its end.
+// nothing: that one is given back, and fresh is false; so does one whose picture was taken before that of the newest, whichever
+// server brings it. ErrStale: the row of the task speaks of another attempt, or of its end.
 func (s *Store) AddCheckpoint(ctx context.Context, c api.Checkpoint, keep int) (out api.Checkpoint, fresh bool, err error) {
 	if c.JobID <= 0 || len(c.Manifests) == 0 || keep < 1 {
 		return c, false, errors.New("a checkpoint needs the job's number, a manifest per rank, and a count of those to keep")
@@ -51,15 +52,16 @@ func (s *Store) AddCheckpoint(ctx context.Context, c api.Checkpoint, keep int) (
 		}
 		out.N, out.SavedAt, out.Ranks = 1, t.w.s.at(c.SavedAt).UTC(), len(c.Manifests)
 		if len(last) > 0 {
-			if old, _ := json.Marshal(last[0].Manifests); string(old) == string(manifests) {
+			same, _ := json.Marshal(last[0].Manifests)
+			if string(same) == string(manifests) || last[0].Attempt == c.Attempt && c.Taken < last[0].Taken {
 				out = last[0]
 				return nil
 			}
 			out.N = last[0].N + 1
 		}
 		fresh = true
-		if _, err := t.exec("INSERT INTO checkpoints (job_id, task_id, n, attempt, saved, why, files, bytes, manifests) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-			c.JobID, c.TaskID, out.N, c.Attempt, out.SavedAt.UnixMicro(), c.Why, c.Files, c.Bytes, string(manifests)); err != nil {
+		if _, err := t.exec("INSERT INTO checkpoints (job_id, task_id, n, attempt, saved, why, files, bytes, manifests, taken) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+			c.JobID, c.TaskID, out.N, c.Attempt, out.SavedAt.UnixMicro(), c.Why, c.Files, c.Bytes, string(manifests), c.Taken); err != nil {
 			return err
 		}
 		_, err = t.exec("DELETE FROM checkpoints WHERE job_id = ? AND task_id = ? AND n <= ?", c.JobID, c.TaskID, out.N-keep)
@@ -69,12 +71,12 @@ func (s *Store) AddCheckpoint(ctx context.Context, c api.Checkpoint, keep int) (
 	return out, fresh, err
 }
 
-const checkpointColumns = "SELECT job_id, task_id, n, attempt, saved, why, files, bytes, manifests FROM checkpoints"
+const checkpointColumns = "SELECT job_id, task_id, n, attempt, saved, why, files, bytes, manifests, taken FROM checkpoints"
 
 func scanCheckpoint(r scanner) (c api.Checkpoint, err error) {
 	var saved int64
 	var manifests string
-	if err := r.Scan(&c.JobID, &c.TaskID, &c.N, &c.Attempt, &saved, &c.Why, &c.Files, &c.Bytes, &manifests); err != nil {
+	if err := r.Scan(&c.JobID, &c.TaskID, &c.N, &c.Attempt, &saved, &c.Why, &c.Files, &c.Bytes, &manifests, &c.Taken); err != nil {
 		return c, err
 	}
 	c.SavedAt = time.UnixMicro(saved).UTC()

@@ -118,6 +118,9 @@ CREATE TABLE admission_use (
 	sql: `CREATE TABLE managed_files (job_id BIGINT NOT NULL, manifest TEXT NOT NULL, PRIMARY KEY (job_id, manifest));`,
 }, {
 	version: 5, tag: "skyloom-0005-job-waits", compat: 1, sql: afterSchema,
+}, {
+	version: 6, tag: "skyloom-0006-checkpoint-order", compat: 1,
+	sql: `ALTER TABLE checkpoints ADD COLUMN taken BIGINT NOT NULL DEFAULT 0;`,
 }}
 
 const versionTable = `CREATE TABLE schema_version (version BIGINT PRIMARY KEY, tag TEXT NOT NULL, compat BIGINT NOT NULL, applied BIGINT NOT NULL)`

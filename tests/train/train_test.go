@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -92,20 +93,18 @@ func read(t *testing.T, path string) (steps map[int][]int, last int, result stri
 	return steps, last, result
 }
 
-func launch(t *testing.T, ctx context.Context, steps int, rule, more string) *trial {
+// start launches a job whose task file knows where its ledger is.
+func start(t *testing.T, ctx context.Context, text func(ledger string) string) *trial {
 	t.Helper()
-	x := &trial{t: t, ctx: ctx, s: testserver.Start(t, config), ledger: filepath.Join(t.TempDir(), "ledger")}
-	text := fmt.Sprintf("name: train\nresources: {infra: local, use_spot: true}\ncheckpoint: %s\nenvs: {STEPS: \"%d\", STEP_SECONDS: \"0.05\", LEDGER: %s}\n%srun: %s\n",
-		rule, steps, x.ledger, more, program(t))
-	if _, err := x.s.Client.LaunchJobs(ctx, &api.JobsLaunchBody{Task: text}); err != nil {
-		t.Fatal(err)
-	}
-	x.id = 1
+	x := &trial{t: t, ctx: ctx, s: testserver.Start(t, config), ledger: filepath.Join(t.TempDir(), "ledger"), id: 1}
 	t.Cleanup(func() {
 		if t.Failed() {
 			x.story()
 		}
 	})
+	if _, err := x.s.Client.LaunchJobs(ctx, &api.JobsLaunchBody{Task: text(x.ledger)}); err != nil {
+		t.Fatal(err)
+	}
 	return x
 }
 
@@ -170,20 +169,52 @@ func (x *trial) checkpoints() []api.Checkpoint {
 	return l.Checkpoints
 }
 
-func TestPreemptedFiveTimes(t *testing.T) {
-	if os.Getenv("SKYLOOM_TRAIN") == "" {
-		t.Skip("five preemptions in a row: make e2e-jobs runs them; the other test of this package is the smoke part")
+// example gives examples/train.yaml with the lines of its program where they are, some steps and a ledger. The attempts before the
+// last have no end; the last one waits for its number of steps in the file goal.
+func example(t *testing.T, ledger, goal string, attempts int) string {
+	t.Helper()
+	b, err := os.ReadFile("../../examples/train.yaml")
+	if err != nil {
+		t.Fatal(err)
 	}
-	const steps = 240
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	dir, err := filepath.Abs("../../examples/train")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(b)
+	for old, now := range map[string]string{
+		"workdir: examples/train\n": "",
+		"every: 2s":                 "every: 1s",
+		"  STEPS: \"200\"\n":        fmt.Sprintf("  STEPS: \"1000000\"\n  LEDGER: %s\n", ledger),
+		"run: |\n": fmt.Sprintf("run: |\n  cd %s\n  if [ $SKYPILOT_ATTEMPT -ge %d ]; then\n    until [ -s %[3]s ]; do sleep 0.05; done\n    export STEPS=$(cat %[3]s)\n  fi\n",
+			dir, attempts, goal),
+	} {
+		if strings.Count(text, old) != 1 {
+			t.Fatalf("examples/train.yaml has no line %q", old)
+		}
+		text = strings.Replace(text, old, now, 1)
+	}
+	return text
+}
+
+// TestPreemptedFiveTimes runs examples/train.yaml, takes its node away five times (SKYLOOM_TRAIN: as often as that says), with
+// and without notice, and compares the result with that of an undisturbed run.
+func TestPreemptedFiveTimes(t *testing.T) {
+	times := 5
+	if n, err := strconv.Atoi(os.Getenv("SKYLOOM_TRAIN")); err == nil && n > times {
+		times = n
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(times)*time.Minute)
 	defer cancel()
-	want := undisturbed(t, steps)
-	x := launch(t, ctx, steps, "{path: ~/ckpt, every: 1s, signal: USR1, keep: 2}", "")
+	dir := t.TempDir()
+	goal := filepath.Join(dir, "goal")
+	x := start(t, ctx, func(ledger string) string { return example(t, ledger, goal, times+1) })
 	least := map[int]int{} // by attempt: the first step that it may do
 	attempt := 0
-	for i := range 5 {
+	for i := range times {
 		var cluster string
 		attempt, cluster = x.advance(attempt, 8)
+		x.restoredNewest(attempt)
 		seen, _, _ := read(t, x.ledger)
 		done := seen[attempt][len(seen[attempt])-1]
 		if i%2 == 0 { // no notice: what was saved last counts
@@ -191,22 +222,40 @@ func TestPreemptedFiveTimes(t *testing.T) {
 			if err != nil || len(saved.Checkpoints) != 1 || saved.Checkpoints[0].Attempt > attempt {
 				t.Fatalf("%+v %v", saved, err)
 			}
+			if w := saved.Checkpoints[0].Warnings; len(w) == 0 {
+				least[attempt+1] = done + 1
+			} else {
+				t.Logf("attempt %d: %v", attempt, w)
+			}
 			x.preempt(cluster, 0)
 		} else {
 			x.preempt(cluster, 3)
+			x.until("the next attempt", func() bool { return x.row().Attempt > attempt })
+			if x.savedInTime(attempt) { // a busy machine may need longer than the notice
+				least[attempt+1] = done + 1
+			}
 		}
-		least[attempt+1] = done + 1
-		if l := x.checkpoints(); len(l) > 2 || i > 0 && len(l) < 1 {
+		if l := x.checkpoints(); len(l) > 3 || i > 0 && len(l) < 1 {
 			t.Errorf("%d checkpoints are kept", len(l))
 		}
 	}
+	x.until("the last attempt", func() bool { return x.row().Attempt > attempt })
+	_, last, _ := read(t, x.ledger)
+	steps := last + 20
+	if err := os.WriteFile(goal+".new", fmt.Appendln(nil, steps), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(goal+".new", goal); err != nil {
+		t.Fatal(err)
+	}
+	want := undisturbed(t, steps)
 	x.until("the job ends", func() bool { return x.row().Status.Terminal() })
-	if r := x.row(); r.Status != api.ManagedSucceeded || r.Recoveries != 5 {
+	if r := x.row(); r.Status != api.ManagedSucceeded || r.Recoveries != times {
 		t.Errorf("%s after %d recoveries: %s", r.Status, r.Recoveries, r.FailureReason)
 	}
 	got, last, result := read(t, x.ledger)
 	if result != want || last != steps {
-		t.Errorf("the result is %q after %d steps, undisturbed %q", result, last, want)
+		t.Errorf("the result is %q after %d steps, undisturbed %q after %d", result, last, want, steps)
 	}
 	seen := map[int]bool{}
 	for a, list := range got {
@@ -229,16 +278,49 @@ func TestPreemptedFiveTimes(t *testing.T) {
 	}
 }
 
+// restoredNewest checks that no attempt before this one has saved anything newer than what this one began with.
+func (x *trial) restoredNewest(attempt int) {
+	x.t.Helper()
+	restored := 0
+	for _, e := range x.events() {
+		if n := 0; e.Attempt == attempt {
+			if k, _ := fmt.Sscanf(e.Message, "restores checkpoint %d,", &n); k == 1 {
+				restored = n
+			}
+		}
+	}
+	for _, c := range x.checkpoints() {
+		if c.Attempt < attempt && c.N > restored {
+			x.t.Errorf("attempt %d began with checkpoint %d, though attempt %d had saved %d", attempt, restored, c.Attempt, c.N)
+		}
+	}
+}
+
+// savedInTime says that an attempt's program has saved after a notice, and that all of it was kept.
+func (x *trial) savedInTime(attempt int) bool {
+	for _, e := range x.events() {
+		if e.Attempt == attempt && e.Step == "checkpoint" && e.Kind == api.EventStep {
+			x.t.Logf("attempt %d: %s", attempt, e.Message)
+			return !strings.Contains(e.Message, ";")
+		}
+	}
+	x.t.Logf("attempt %d was not saved within its notice", attempt)
+	return false
+}
+
+func (x *trial) events() []api.Event {
+	x.t.Helper()
+	evs, err := x.s.Client.ManagedEvents(x.ctx, x.id, 0, 0)
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	return evs
+}
+
 // TestAllRanks saves the folders of two nodes together: each rank gets its own back, and nothing else.
 func TestAllRanks(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	x := &trial{t: t, ctx: ctx, s: testserver.Start(t, config), id: 1}
-	t.Cleanup(func() {
-		if t.Failed() {
-			x.story()
-		}
-	})
 	text := `name: ranks
 num_nodes: 2
 resources: {infra: local, use_spot: true}
@@ -253,9 +335,7 @@ run: |
   echo $SKYPILOT_NODE_RANK >rank
   sleep 1000
 `
-	if _, err := x.s.Client.LaunchJobs(ctx, &api.JobsLaunchBody{Task: text}); err != nil {
-		t.Fatal(err)
-	}
+	x := start(t, ctx, func(string) string { return text })
 	x.until("both ranks are saved", func() bool {
 		if x.row().Status != api.ManagedRunning {
 			return false
