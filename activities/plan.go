@@ -29,7 +29,15 @@ func (a *Activities) Plan(ctx context.Context, in PlanInput) (PlanOutput, error)
 	}
 	out.Task = Summarize(t, in.Body)
 	if in.Existing != nil {
-		out.Error = fits(t, *in.Existing, false)
+		have := *in.Existing
+		if in.Body.Resize {
+			have.NumNodes = out.Task.NumNodes
+		}
+		out.Error = fits(t, have, false)
+		return out, nil
+	}
+	if in.Body.Resize {
+		out.Error = cluster.NoCluster(in.Body.Cluster)
 		return out, nil
 	}
 	rank, err := a.ranking(ctx, t, out.Task.NumNodes)
@@ -147,6 +155,9 @@ func (a *Activities) Optimize(ctx context.Context, b api.OptimizeBody) (api.Plan
 		switch {
 		case err == nil && row.EverUp:
 			have := haveOf(row)
+			if b.Resize {
+				row.Nodes = t.NumNodes
+			}
 			if e := fits(t, ExistingCluster{Row: row, Have: have, NumNodes: row.Nodes}, b.Exec); e != nil {
 				return api.Plan{}, e
 			}
@@ -155,7 +166,7 @@ func (a *Activities) Optimize(ctx context.Context, b api.OptimizeBody) (api.Plan
 					CPUs: row.CPUs, MemoryGB: row.MemoryGB, Accelerators: row.Accelerators, PricePerHour: row.PricePerHour, Chosen: true}}}, nil
 		case err == nil && b.Exec:
 			return api.Plan{Existing: true, NumNodes: row.Nodes, Status: row.Status, Notes: warnings}, nil
-		case b.Exec:
+		case b.Exec, b.Resize:
 			return api.Plan{}, cluster.NoCluster(b.Cluster)
 		}
 	}
@@ -251,5 +262,5 @@ func (a *Activities) Abilities(ctx context.Context, provider string) (Abilities,
 		return Abilities{}, err
 	}
 	f := providers.FeaturesOf(p)
-	return Abilities{Stop: f.Stop != nil, Preempt: f.Preempt != nil, SpotStop: f.SpotStop}, nil
+	return Abilities{Stop: f.Stop != nil, Preempt: f.Preempt != nil, SpotStop: f.SpotStop, Extend: f.Extend != nil}, nil
 }

@@ -50,11 +50,7 @@ func (a *Activities) Provision(ctx context.Context, in ProvisionInput) (Provisio
 	f := providers.FeaturesOf(p)
 	var nodes []providers.Node
 	if in.Restart {
-		if f.Stop == nil {
-			err = providers.Errorf(providers.Unsupported, providers.ScopeCloud, "%s can't start stopped nodes", p.Name())
-		} else {
-			nodes, err = f.Stop.Start(ctx, in.Ref, in.Token+"-start-"+fmt.Sprint(in.Epoch), a.Agent)
-		}
+		nodes, err = a.restart(ctx, p, f, in)
 	} else {
 		if f.Quota != nil {
 			err = f.Quota.CheckQuota(ctx, in.Choice.Spec, in.NumNodes)
@@ -141,7 +137,7 @@ func (a *Activities) configure(ctx context.Context, p providers.Provider, in Pro
 		return fmt.Errorf("the cluster's secret: %w", err)
 	}
 	spec := agentapi.ClusterSpec{Name: in.Ref.Name, Hash: in.Ref.Hash, Epoch: in.Epoch, Cloud: p.Name(), Region: in.Choice.Spec.Region, Zone: in.Choice.Spec.Zone,
-		UserName: in.User, Secret: secret, Restarted: in.Restart}
+		UserName: in.User, Secret: secret, Restarted: in.Restart && !in.Beside}
 	for _, n := range nodes {
 		spec.Nodes = append(spec.Nodes, agentapi.Peer{NodeID: n.ID, Rank: n.Rank, IP: n.InternalIP, Addr: n.AgentAddr})
 	}

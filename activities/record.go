@@ -320,10 +320,7 @@ func ParseTask(text string) (*task.Task, *api.Error) {
 
 // unsupported refuses the flags of a launch whose effect comes later.
 func unsupported(b api.LaunchBody) *api.Error {
-	switch {
-	case b.Resize:
-		return &api.Error{Kind: api.ErrNotSupported, Message: "--resize comes with a later release", Hint: "make a new cluster of the size you need"}
-	case b.CloneDiskFrom != "":
+	if b.CloneDiskFrom != "" {
 		return &api.Error{Kind: api.ErrNotSupported, Message: "--clone-disk-from comes with the cloud providers of a later release"}
 	}
 	return unknownWorkspace(b.Workspace)

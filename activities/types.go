@@ -179,6 +179,7 @@ type ProvisionInput struct {
 	SecretRef string               `json:"secret_ref"`
 	User      string               `json:"user"`
 	Restart   bool                 `json:"restart,omitempty"` // start stopped nodes instead of making new ones
+	Beside    bool                 `json:"beside,omitempty"`  // with Restart: nodes that run go on, and their jobs
 	Row       api.Cluster          `json:"row"`               // written before the infra is asked
 	Events    []store.Event        `json:"events,omitempty"`
 	EventKey  string               `json:"event_key"`
@@ -343,4 +344,6 @@ type Abilities struct {
 	Stop     bool `json:"stop"`
 	SpotStop bool `json:"spot_stop"`
 	Preempt  bool `json:"preempt"`
+	// Extend says that lost nodes can be replaced, and nodes added.
+	Extend bool `json:"extend,omitempty"`
 }

@@ -479,6 +479,7 @@ type OptimizeBody struct {
 	Config    map[string]any `json:"config,omitempty"`
 	Workspace string         `json:"workspace,omitempty"`
 	Exec      bool           `json:"exec,omitempty" doc:"check as for exec"`
+	Resize    bool           `json:"resize,omitempty" doc:"the cluster is to have as many nodes as the task asks for"`
 	Managed   bool           `json:"managed,omitempty" doc:"check as for jobs launch"`
 	// IdleMinutes and Down are those of the launch to come: an idle rule narrows where it can go.
 	IdleMinutes *int `json:"idle_minutes_to_autostop,omitempty"`

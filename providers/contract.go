@@ -175,6 +175,14 @@ type Stopper interface {
 	Start(ctx context.Context, ref ClusterRef, token string, agent AgentSource) ([]Node, error)
 }
 
+// Extender gives a cluster nodes that it lacks: in place of lost ones, or more of them.
+type Extender interface {
+	// Extend makes nodes of the given ranks beside those that are there, where those are, all of them or none. NumNodes is
+	// what the cluster has then. It gives the nodes of these ranks, and is idempotent by token and rank; a living node of
+	// one of the ranks under another token is a Conflict. What is gone of these ranks the caller deletes first.
+	Extend(ctx context.Context, req CreateRequest, ranks []int) ([]Node, error)
+}
+
 // Preempter takes a spot node away as the infra's owner would.
 type Preempter interface {
 	// Preempt ends the node; with a notice it tells the node's agent first and ends it after that time.
@@ -239,6 +247,7 @@ type HostReport struct {
 // Features are the optional capabilities a provider has.
 type Features struct {
 	Stop    Stopper
+	Extend  Extender
 	Preempt Preempter
 	Watch   Watcher
 	Quota   QuotaChecker
@@ -277,6 +286,7 @@ type Declarer interface{ Declare(f *Features) }
 func FeaturesOf(p Provider) Features {
 	var f Features
 	f.Stop, _ = p.(Stopper)
+	f.Extend, _ = p.(Extender)
 	f.Preempt, _ = p.(Preempter)
 	f.Watch, _ = p.(Watcher)
 	f.Quota, _ = p.(QuotaChecker)

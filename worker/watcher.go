@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -292,7 +293,11 @@ func (w *watcher) event(ctx context.Context, one *watch, ev agentapi.Event) erro
 		}
 		job := *ev.Job
 		job.Cluster, job.ClusterHash = one.row.Name, hash
-		if err := w.store.PutJobs(ctx, one.row.Name, hash, []api.Job{job}); err != nil || !one.row.Jobs || !job.Status.Terminal() {
+		b := store.Batch{Jobs: []store.JobsUpdate{{Cluster: one.row.Name, Hash: hash, Jobs: []api.Job{job}}}}
+		if job.Status.Terminal() && !one.row.Jobs {
+			b.Events = []store.Event{jobEnded(one.row.Name, hash, job)}
+		}
+		if err := w.store.Write(ctx, b); err != nil || !one.row.Jobs || !job.Status.Terminal() {
 			return err
 		}
 		return w.signal(ctx, one.row, activities.Observed{Hash: hash, Kind: activities.ObservedJob, Job: &job})
@@ -306,6 +311,18 @@ func (w *watcher) event(ctx context.Context, one *watch, ev agentapi.Event) erro
 		return w.store.AppendEvents(ctx, store.Event{Key: hash + "/agent/" + time.Now().Format(time.RFC3339Nano), Event: api.Event{Time: ev.Time, Cluster: one.row.Name, Hash: hash, Kind: api.EventStatus, Step: "notice", Message: ev.Message}})
 	}
 	return nil
+}
+
+// jobEnded is what a cluster's timeline shows of a job's end, once however often the agent tells of it.
+func jobEnded(name, hash string, j api.Job) store.Event {
+	ev := api.Event{Cluster: name, Hash: hash, Kind: api.EventStatus, Step: "job", Message: fmt.Sprintf("job %d ended: %s", j.ID, j.Status)}
+	if j.EndAt != nil {
+		ev.Time = *j.EndAt
+	}
+	if j.Reason != "" {
+		ev.Message += " (" + j.Reason + ")"
+	}
+	return store.Event{Key: fmt.Sprintf("%s/job/%d/ended", hash, j.ID), Event: ev}
 }
 
 // signal tells a cluster's workflow; a workflow that is gone needs no telling.

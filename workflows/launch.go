@@ -54,7 +54,7 @@ func (e *entity) launch(ctx workflow.Context, op cluster.Op) (res any, b store.B
 		}
 		created = true
 		b = e.up(op, fmt.Sprintf("UP on %s", e.st.Row.Cloud))
-	case e.st.Row.Status == api.ClusterStopped:
+	case e.st.Row.Status == api.ClusterStopped, e.st.Row.Status == api.ClusterInit && e.repairs():
 		if fail := e.restart(ctx, op, plan.Task); fail != nil {
 			if fail.Kind == api.ErrResourcesUnavailable && body.RetryUntilUp && !e.cur.cancelled {
 				e.waitForRoom(op, fail)
@@ -65,6 +65,16 @@ func (e *entity) launch(ctx workflow.Context, op cluster.Op) (res any, b store.B
 		b = e.up(op, "UP again")
 	case e.st.Row.Status != api.ClusterUp:
 		return nil, b, cluster.NotUp(e.st.Row), false
+	}
+	if body.Resize && !created && plan.Task.NumNodes != e.st.NumNodes {
+		if len(b.Clusters) > 0 {
+			e.record("cluster is UP", b)
+			b = store.Batch{}
+		}
+		if fail := e.resize(ctx, op, plan.Task); fail != nil {
+			return nil, b, fail, false
+		}
+		b = e.up(op, fmt.Sprintf("UP with %d node(s)", e.st.NumNodes))
 	}
 	e.note(op, body, plan)
 	if len(b.Clusters) > 0 {

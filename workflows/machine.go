@@ -193,7 +193,7 @@ func (m *machine) bringUp(ctx workflow.Context, op cluster.Op, in activities.Pla
 func (m *machine) provision(op cluster.Op, ev store.Event, t activities.TaskSummary, restart bool) activities.ProvisionOutput {
 	in := activities.ProvisionInput{
 		RequestID: op.Key, Ref: m.st.Ref, NumNodes: m.st.NumNodes, Token: m.st.Token, Epoch: m.st.Epoch, SecretRef: m.st.SecretRef, User: m.st.Row.UserName,
-		Choice: optimizer.Choice{Provider: m.st.Provider, Spec: m.st.Spec}, Restart: restart,
+		Choice: optimizer.Choice{Provider: m.st.Provider, Spec: m.st.Spec}, Restart: restart, Beside: restart && m.st.Row.Status != api.ClusterStopped,
 		Row: m.row(), Events: []store.Event{ev}, EventKey: m.key("provision"), Autostop: m.autostopFor(t),
 	}
 	m.describe()

@@ -33,18 +33,26 @@ func (e *entity) admit(op cluster.Op) *api.Error {
 	return e.st.Admit(op, a.Stop, a.SpotStop)
 }
 
-// restart brings stopped nodes back. On failure the cluster stays as it was.
+// restart brings stopped nodes back, and gives the cluster nodes in place of those it has lost. Jobs on nodes that run go
+// on. On failure the cluster stays as it was.
 func (e *entity) restart(ctx workflow.Context, op cluster.Op, t activities.TaskSummary) *api.Error {
 	before := e.st.Row
-	if !e.can().Stop {
+	if can := e.can(); !can.Stop && !(can.Extend && before.Status != api.ClusterStopped) {
 		return cluster.NotUp(before)
+	}
+	what := "starting %d node(s)"
+	switch before.Status {
+	case api.ClusterInit:
+		what = "bringing the cluster back to %d node(s)"
+	case api.ClusterUp:
+		what = "growing to %d node(s)"
 	}
 	r := &e.st.Row
 	r.Step, r.Attempt, r.LastError = "start", 1, ""
 	e.st.Epoch++
 	e.st.Gen++
 	e.ready = false
-	out := e.provision(op, e.event(op, api.EventStep, "start", "starting %d node(s)", e.st.NumNodes), t, true)
+	out := e.provision(op, e.event(op, api.EventStep, "start", what, e.st.NumNodes), t, true)
 	if out.Failure == nil && !out.Ready {
 		out = e.awaitReady(ctx, op, t, out)
 	}

@@ -85,7 +85,7 @@ Exit code: that of the job, see sky logs --help; 1 if it could not be launched.`
 	fs.StringVar(&o.CloneDiskFrom, "clone", "", "")
 	fs.Lookup("clone").Hidden = true
 	fs.BoolVar(&o.Fast, "fast", false, "skip provisioning and setup if the cluster is UP and unchanged (experimental)")
-	fs.BoolVar(&o.Resize, "resize", false, "change the number of nodes of cluster -c")
+	fs.BoolVar(&o.Resize, "resize", false, "give cluster -c as many nodes as --num-nodes says; to take nodes away no job may run")
 	taskflags.Add(cmd, &o.Overrides, true)
 	addWorkspace(fs, s)
 	addAsync(fs, &o.Async)
@@ -173,6 +173,9 @@ func Launch(ctx context.Context, s *session.Session, o *LaunchOptions) error {
 	if err != nil {
 		return err
 	}
+	if o.Resize && o.Overrides.NumNodes == nil && t.NumNodes == 1 {
+		return session.Usagef("--resize needs the number of nodes: --num-nodes N, or num_nodes in the task file")
+	}
 	text, secrets, err := taskflags.Text(t)
 	if err != nil {
 		return err
@@ -205,7 +208,7 @@ func (l *launch) run(ctx context.Context) error {
 		return err
 	}
 	for round := 0; ; round++ {
-		l.plan, err = l.c.Optimize(ctx, &api.OptimizeBody{Task: l.text, Cluster: l.name, Config: base.Config, Workspace: base.Workspace, IdleMinutes: l.o.IdleMinutes, Down: l.o.Down})
+		l.plan, err = l.c.Optimize(ctx, &api.OptimizeBody{Task: l.text, Cluster: l.name, Config: base.Config, Workspace: base.Workspace, IdleMinutes: l.o.IdleMinutes, Down: l.o.Down, Resize: l.o.Resize})
 		if err != nil && !(l.o.RetryUntilUp && isKind(err, api.ErrResourcesUnavailable)) {
 			return err
 		}
@@ -260,6 +263,10 @@ func (l *launch) confirm() error {
 	switch {
 	case !l.plan.Existing:
 		return l.s.IO.Require(fmt.Sprintf("Launching a new cluster %s. Proceed?", l.name))
+	case l.o.Resize:
+		return l.s.IO.Require(fmt.Sprintf("Resizing cluster %s to %d node(s). Proceed?", l.name, l.plan.NumNodes))
+	case l.plan.Status == api.ClusterInit:
+		return l.s.IO.Require(fmt.Sprintf("Bringing the unhealthy cluster %s back. Proceed?", l.name))
 	case l.plan.Status == api.ClusterStopped:
 		return l.s.IO.Require(fmt.Sprintf("Restarting the stopped cluster %s. Proceed?", l.name))
 	}

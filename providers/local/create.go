@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,6 +29,22 @@ var (
 // Create brings up all nodes of a cluster, or none. They are written down before they start, so a retry by the same
 // token starts what is missing and adopts the rest.
 func (p *Provider) Create(ctx context.Context, req providers.CreateRequest) ([]providers.Node, error) {
+	ranks := make([]int, max(req.NumNodes, 0))
+	for i := range ranks {
+		ranks[i] = i
+	}
+	return p.create(ctx, req, ranks, false)
+}
+
+// Extend makes nodes of further ranks, all or none.
+func (p *Provider) Extend(ctx context.Context, req providers.CreateRequest, ranks []int) ([]providers.Node, error) {
+	if len(ranks) == 0 || slices.Min(ranks) < 0 || slices.Max(ranks) >= req.NumNodes {
+		return nil, providers.Errorf(providers.Invalid, providers.ScopeCloud, "local: a cluster of %d nodes has no ranks %v", req.NumNodes, ranks)
+	}
+	return p.create(ctx, req, ranks, true)
+}
+
+func (p *Provider) create(ctx context.Context, req providers.CreateRequest, ranks []int, beside bool) ([]providers.Node, error) {
 	if err := checkRef(req.Cluster); err != nil {
 		return nil, err
 	}
@@ -35,7 +52,7 @@ func (p *Provider) Create(ctx context.Context, req providers.CreateRequest) ([]p
 		return nil, providers.Errorf(providers.Invalid, providers.ScopeCloud, "local: create needs a token and 1 to 1000 nodes (got %d)", req.NumNodes)
 	}
 	m := p.hardware(ctx)
-	if err := p.fit(m, req.NumNodes, req.Spec); err != nil {
+	if err := p.fit(m, len(ranks), req.Spec); err != nil {
 		return nil, err
 	}
 	agent, err := p.program(req.Agent)
@@ -48,11 +65,11 @@ func (p *Provider) Create(ctx context.Context, req providers.CreateRequest) ([]p
 	}
 	defer unlock()
 	defer p.notify()
-	recs, err := p.existing(req)
+	recs, err := p.existing(req, ranks, beside)
 	if err != nil {
 		return nil, err
 	}
-	fresh, err := p.writeDown(ctx, m, req, recs)
+	fresh, err := p.writeDown(ctx, m, req, ranks, recs)
 	if err != nil {
 		return nil, err
 	}
@@ -76,8 +93,9 @@ func (p *Provider) Create(ctx context.Context, req providers.CreateRequest) ([]p
 	return p.tell(recs, newTable()), nil
 }
 
-// existing gives the nodes that an earlier call with this token wrote down, and refuses what stands in the way.
-func (p *Provider) existing(req providers.CreateRequest) ([]*record, error) {
+// existing gives the nodes that an earlier call with this token wrote down, and refuses what stands in the way. Beside
+// says that the cluster may have nodes of other ranks.
+func (p *Provider) existing(req providers.CreateRequest, ranks []int, beside bool) ([]*record, error) {
 	all, err := p.records(req.Cluster.Hash)
 	if err != nil {
 		return nil, err
@@ -92,6 +110,8 @@ func (p *Provider) existing(req providers.CreateRequest) ([]*record, error) {
 			continue // another cluster's, whose name ends alike
 		case !r.is(req.Cluster):
 			return nil, conflict("%s is in use by another installation", req.Cluster.NameOnCloud())
+		case beside && !slices.Contains(ranks, r.Rank):
+			continue
 		case r.Token != req.Token:
 			return nil, conflict("cluster %s has node %s, made under another token", req.Cluster.NameOnCloud(), r.ID)
 		case r.Nodes != req.NumNodes || asked(r.Spec) != asked(complete(req.Spec, p)):
@@ -128,9 +148,9 @@ func complete(s providers.NodeSpec, p *Provider) providers.NodeSpec {
 }
 
 // writeDown gives the ranks that are missing their address and GPUs, and makes their folders.
-func (p *Provider) writeDown(ctx context.Context, m machine, req providers.CreateRequest, have []*record) (fresh []*record, err error) {
+func (p *Provider) writeDown(ctx context.Context, m machine, req providers.CreateRequest, ranks []int, have []*record) (fresh []*record, err error) {
 	missing := map[int]bool{}
-	for rank := range req.NumNodes {
+	for _, rank := range ranks {
 		missing[rank] = true
 	}
 	for _, r := range have {
@@ -164,7 +184,7 @@ func (p *Provider) writeDown(ctx context.Context, m machine, req providers.Creat
 			os.Remove(p.clusterDir(req.Cluster))
 		}
 	}()
-	for rank := range req.NumNodes {
+	for _, rank := range ranks {
 		if !missing[rank] {
 			continue
 		}

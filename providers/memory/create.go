@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/skyloom/skyloom/providers"
@@ -12,6 +13,22 @@ import (
 // Create makes all nodes of a cluster in one zone, or none; after a scripted partial failure some may stay. It is
 // idempotent by the token, which is never free again: a token whose nodes were deleted is a Conflict.
 func (c *Cloud) Create(ctx context.Context, req providers.CreateRequest) ([]providers.Node, error) {
+	ranks := make([]int, max(req.NumNodes, 0))
+	for i := range ranks {
+		ranks[i] = i
+	}
+	return c.create(ctx, req, ranks, false)
+}
+
+// Extend makes nodes of further ranks in the cluster's zone, all or none.
+func (c *Cloud) Extend(ctx context.Context, req providers.CreateRequest, ranks []int) ([]providers.Node, error) {
+	if len(ranks) == 0 || slices.Min(ranks) < 0 || slices.Max(ranks) >= req.NumNodes {
+		return nil, providers.Errorf(providers.Invalid, providers.ScopeCloud, "a cluster of %d nodes has no ranks %v", req.NumNodes, ranks)
+	}
+	return c.create(ctx, req, ranks, true)
+}
+
+func (c *Cloud) create(ctx context.Context, req providers.CreateRequest, ranks []int, beside bool) ([]providers.Node, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -26,12 +43,22 @@ func (c *Cloud) Create(ctx context.Context, req providers.CreateRequest) ([]prov
 		return nil, err
 	}
 	for _, m := range c.byHash[req.Cluster.Hash] {
+		if beside && !slices.Contains(ranks, m.Rank) {
+			continue
+		}
 		if m.is(req.Cluster) && m.alive() && m.Token != req.Token {
 			return nil, &providers.Error{Kind: providers.Conflict, Scope: providers.ScopeCloud,
 				Msg: fmt.Sprintf("cluster %s has node %s, made under another token", req.Cluster.NameOnCloud(), m.ID), Hint: "delete the old nodes first"}
 		}
 	}
-	spec, zone, err := c.place(req, set)
+	if beside && req.Spec.Zone == "" {
+		for _, m := range c.byHash[req.Cluster.Hash] {
+			if m.is(req.Cluster) && m.alive() {
+				req.Spec.Region, req.Spec.Zone = m.Spec.Region, m.Spec.Zone
+			}
+		}
+	}
+	spec, zone, err := c.place(req, set, len(ranks))
 	if err != nil {
 		return nil, err
 	}
@@ -43,11 +70,17 @@ func (c *Cloud) Create(ctx context.Context, req providers.CreateRequest) ([]prov
 	for _, m := range set {
 		have[m.Rank] = true
 	}
-	want := req.NumNodes
+	want := len(ranks)
 	if f != nil && f.Leave > 0 {
 		want = min(f.Leave, want)
 	}
-	if missing := req.NumNodes - len(set); missing > 0 {
+	missing := 0
+	for _, rank := range ranks {
+		if !have[rank] {
+			missing++
+		}
+	}
+	if missing > 0 {
 		if err := c.quota(spec, missing); err != nil {
 			return nil, err
 		}
@@ -56,7 +89,7 @@ func (c *Cloud) Create(ctx context.Context, req providers.CreateRequest) ([]prov
 		}
 	}
 	now := c.clock.Now()
-	for rank := 0; rank < want; rank++ {
+	for _, rank := range ranks[:want] {
 		if !have[rank] {
 			c.birth(req, spec, rank, now).BinarySHA = sha
 		}
@@ -67,11 +100,12 @@ func (c *Cloud) Create(ctx context.Context, req providers.CreateRequest) ([]prov
 		}
 		return nil, f.Err
 	}
-	return c.nodesOf(c.tokens[req.Token]), nil
+	made := slices.DeleteFunc(slices.Clone(c.tokens[req.Token]), func(m *machine) bool { return !slices.Contains(ranks, m.Rank) })
+	return c.nodesOf(made), nil
 }
 
 // place completes the spec with the instance type's resources and one zone: that of the nodes there are already.
-func (c *Cloud) place(req providers.CreateRequest, set []*machine) (providers.NodeSpec, Zone, error) {
+func (c *Cloud) place(req providers.CreateRequest, set []*machine, nodes int) (providers.NodeSpec, Zone, error) {
 	s := req.Spec
 	if len(set) > 0 {
 		return set[0].Spec, c.zone(set[0].Spec.Zone), nil
@@ -101,7 +135,7 @@ func (c *Cloud) place(req providers.CreateRequest, set []*machine) (providers.No
 			p := s
 			p.Region, p.Zone = r.Name, z.Name
 			// With the zone left to us, the first that holds them.
-			if err := c.capacity(z, p, req.NumNodes); err != nil && s.Zone == "" {
+			if err := c.capacity(z, p, nodes); err != nil && s.Zone == "" {
 				full = err
 				continue
 			}

@@ -74,6 +74,8 @@ var tests = []test{
 	{"TransportGone", testTransportGone},
 	{"StopStart", testStopStart},
 	{"StopPartial", testStopPartial},
+	{"ExtendReplace", testExtendReplace},
+	{"ExtendGrow", testExtendGrow},
 	{"PreemptOnDemand", testPreemptOnDemand},
 	{"PreemptSpot", testPreemptSpot},
 	{"PreemptNotice", testPreemptNotice},

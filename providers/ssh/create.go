@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -26,6 +27,22 @@ const hedge = 700 * time.Millisecond
 // Create brings up all nodes of a cluster, each on a host of its own, or none. A retry by the same token goes to the hosts
 // that the first try noted down.
 func (p *Provider) Create(ctx context.Context, req providers.CreateRequest) ([]providers.Node, error) {
+	ranks := make([]int, max(req.NumNodes, 0))
+	for i := range ranks {
+		ranks[i] = i
+	}
+	return p.create(ctx, req, ranks, false)
+}
+
+// Extend makes nodes of further ranks on hosts that have none of the cluster, all or none.
+func (p *Provider) Extend(ctx context.Context, req providers.CreateRequest, ranks []int) ([]providers.Node, error) {
+	if len(ranks) == 0 || slices.Min(ranks) < 0 || slices.Max(ranks) >= req.NumNodes {
+		return nil, providers.Errorf(providers.Invalid, providers.ScopeCloud, "ssh: a cluster of %d nodes has no ranks %v", req.NumNodes, ranks)
+	}
+	return p.create(ctx, req, ranks, true)
+}
+
+func (p *Provider) create(ctx context.Context, req providers.CreateRequest, ranks []int, beside bool) ([]providers.Node, error) {
 	if err := p.valid(req); err != nil {
 		return nil, err
 	}
@@ -39,11 +56,11 @@ func (p *Provider) Create(ctx context.Context, req providers.CreateRequest) ([]p
 	}
 	defer unlock()
 	defer p.notify()
-	n, err := p.existing(ctx, req)
+	n, err := p.existing(ctx, req, ranks, beside)
 	if err != nil {
 		return nil, err
 	}
-	b := &bringUp{p: p, ctx: ctx, req: req, n: n, hosts: hosts, failed: map[*link]bool{}}
+	b := &bringUp{p: p, ctx: ctx, req: req, ranks: ranks, n: n, hosts: hosts, failed: map[*link]bool{}}
 	return b.run()
 }
 
@@ -73,7 +90,7 @@ func (p *Provider) valid(req providers.CreateRequest) error {
 }
 
 // existing gives the note of an earlier call with this token, or a new one, and refuses what stands in the way.
-func (p *Provider) existing(ctx context.Context, req providers.CreateRequest) (*note, error) {
+func (p *Provider) existing(ctx context.Context, req providers.CreateRequest, ranks []int, beside bool) (*note, error) {
 	conflict := func(format string, args ...any) error {
 		return &providers.Error{Kind: providers.Conflict, Scope: providers.ScopeCloud, Msg: "ssh: " + fmt.Sprintf(format, args...), Hint: "delete the old nodes first"}
 	}
@@ -85,8 +102,21 @@ func (p *Provider) existing(ctx context.Context, req providers.CreateRequest) (*
 		}
 	}
 	switch {
+	case n == nil && beside:
+		return nil, p.nothing(req.Cluster, nil)
 	case n == nil:
 		n = &note{Ref: req.Cluster, Token: req.Token, Nodes: req.NumNodes, Spec: req.Spec, User: req.User, Created: time.Now().UTC(), Ranks: map[int]*noted{}}
+	case beside:
+		for _, rank := range ranks {
+			if x := n.Ranks[rank]; x != nil && x.Node != nil && x.Node.Token != req.Token {
+				return nil, conflict("cluster %s has node %s, made under another token", req.Cluster.NameOnCloud(), x.Node.ID)
+			}
+		}
+		if n.Authority == nil && len(ranks) < req.NumNodes {
+			return nil, &providers.Error{Kind: providers.Unsupported, Scope: providers.ScopeCloud, Msg: "ssh: cluster " + req.Cluster.NameOnCloud() + " was made with one node, which can't be reached by others",
+				Hint: "make a new cluster of the size you need"}
+		}
+		n.Nodes = req.NumNodes
 	case n.Token != req.Token:
 		return nil, conflict("cluster %s has nodes made under another token", req.Cluster.NameOnCloud())
 	case n.Nodes != req.NumNodes || string(asked(n.Spec)) != string(asked(req.Spec)):
@@ -134,6 +164,7 @@ type bringUp struct {
 	p     *Provider
 	ctx   context.Context
 	req   providers.CreateRequest
+	ranks []int
 	n     *note
 	hosts []*host
 
@@ -147,7 +178,11 @@ type bringUp struct {
 func (b *bringUp) run() ([]providers.Node, error) {
 	b.p.begins(b.req.Cluster)
 	var again []attempt
-	for rank, x := range b.n.Ranks {
+	for _, rank := range b.ranks {
+		x := b.n.Ranks[rank]
+		if x == nil {
+			continue
+		}
 		h, err := b.p.now(x.Host)
 		if err != nil {
 			return nil, internal(err, "host %s", x.Host.Name)
@@ -161,7 +196,7 @@ func (b *bringUp) run() ([]providers.Node, error) {
 	}
 	for {
 		var missing []int
-		for rank := range b.req.NumNodes {
+		for _, rank := range b.ranks {
 			if b.n.Ranks[rank] == nil {
 				missing = append(missing, rank)
 			}
@@ -201,7 +236,7 @@ func (b *bringUp) done() ([]providers.Node, error) {
 		return nil, err
 	}
 	var out []providers.Node
-	for rank := range b.req.NumNodes {
+	for _, rank := range b.ranks {
 		x := b.n.Ranks[rank]
 		out = append(out, node(x.Host, x.Addr, *x.Node))
 	}

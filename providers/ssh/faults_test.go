@@ -163,11 +163,11 @@ func TestFallsSilentWhileMaking(t *testing.T) {
 	}
 	ref := cluster("midway")
 	req := request(ref, 1, small)
-	n, err := p.existing(t.Context(), req)
+	n, err := p.existing(t.Context(), req, []int{0}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bringUp{p: p, ctx: t.Context(), req: req, n: n, hosts: hosts, failed: map[*link]bool{}}
+	b := &bringUp{p: p, ctx: t.Context(), req: req, ranks: []int{0}, n: n, hosts: hosts, failed: map[*link]bool{}}
 	found := b.prepare(1)
 	if len(found) != 1 || found[0].Name != l.Host(0).Addr {
 		t.Fatalf("prepared %v", found)
