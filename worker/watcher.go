@@ -31,7 +31,10 @@ type watcher struct {
 	owner     string
 	ttl       time.Duration
 	limits    config.Health
-	saver     *saver // of checkpoints; nil: they are not saved
+	// stopSettle is how long nodes that are awaited must be listed as stopped before that is believed: a listing may be older
+	// than the start.
+	stopSettle time.Duration
+	saver      *saver // of checkpoints; nil: they are not saved
 
 	mu      sync.Mutex
 	running map[string]*watch // by cluster hash
@@ -53,7 +56,7 @@ type watch struct {
 const leaseTTL = 15 * time.Second
 
 func newWatcher(s *store.Store, p *providers.Registry, c client.Client, log *slog.Logger, owner string, limits config.Health) *watcher {
-	return &watcher{limits: limits, store: s, providers: p, engine: c, log: log, owner: owner, ttl: leaseTTL, running: map[string]*watch{}, gone: map[string]bool{}}
+	return &watcher{limits: limits, stopSettle: 5 * time.Second, store: s, providers: p, engine: c, log: log, owner: owner, ttl: leaseTTL, running: map[string]*watch{}, gone: map[string]bool{}}
 }
 
 // run leases watches and serves them until ctx ends.
@@ -347,16 +350,23 @@ func (w *watcher) look(ctx context.Context, row activities.WatchRow) {
 
 // untilReady polls the infra and the agents until every node answers, then says so once.
 func (w *watcher) untilReady(ctx context.Context, p providers.Provider, one *watch) {
+	var stopped time.Time
 	for pause := 200 * time.Millisecond; ctx.Err() == nil; pause = min(pause*3/2, 5*time.Second) {
 		nodes, err := p.List(ctx, one.row.Ref.Tag())
 		if err == nil {
 			verdict, _ := cluster.Judge(nodes, one.row.NumNodes)
 			switch {
+			case verdict != cluster.VerdictStopped:
+				stopped = time.Time{}
+			case stopped.IsZero():
+				stopped = time.Now()
+			}
+			switch {
 			case verdict == cluster.VerdictUp && w.answer(ctx, p, nodes):
 				if err := w.signal(ctx, one.row, activities.Observed{Hash: one.row.Ref.Hash, Kind: activities.ObservedReady}); err == nil {
 					return
 				}
-			case len(nodes) > 0 && (verdict == cluster.VerdictGone || verdict == cluster.VerdictUnhealthy):
+			case len(nodes) > 0 && (verdict == cluster.VerdictGone || verdict == cluster.VerdictUnhealthy) || !stopped.IsZero() && time.Since(stopped) > w.stopSettle:
 				// They went away before they were ready: configuring tells which, and the launch goes on elsewhere.
 				if err := w.signal(ctx, one.row, activities.Observed{Hash: one.row.Ref.Hash, Kind: activities.ObservedReady}); err == nil {
 					return
