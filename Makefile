@@ -12,7 +12,7 @@ LDFLAGS := -s -w -X $(PKG)/internal/version.Version=$(VERSION) -X $(PKG)/interna
 # Everything is pure Go. One setting for builds and tests means one build cache.
 export CGO_ENABLED := 0
 
-.PHONY: e2e-jobs all build sky sky-server sky-agent agents install quickstart test test-short lint vet docs docs-check cross chaos chaos-smoke lab e2e-ssh replay histories faults bench fuzz clean
+.PHONY: e2e-jobs all build sky sky-server sky-agent agents install quickstart test test-short lint vet docs docs-check cross chaos chaos-lab chaos-smoke lab e2e-ssh replay histories faults bench fuzz clean
 
 all: build
 
@@ -75,6 +75,9 @@ cross-server: ## sky-server for darwin: a cold build of about ten minutes
 
 chaos: build ## 200 random kills, and one at every failpoint
 	SKYLOOM_BIN=$(CURDIR)/$(BIN) SKYLOOM_CHAOS_KILLS=200 $(GO) test ./tests/chaos -count=1 -timeout 3h -v
+
+chaos-lab: build ## hosts of a lab fail 200 times under clusters, 10 s apart, as root
+	SKYLOOM_BIN=$(CURDIR)/$(BIN) SKYLOOM_LAB_EVENTS=200 $(GO) test ./tests/labchaos -run TestClusters -count=1 -timeout 2h -v
 
 e2e-ssh: build ## the whole product on hosts of a lab, as root: odd and bad hosts, 200 racing launches of two servers
 	SKYLOOM_E2E_SSH=all SKYLOOM_E2E_BIN=$(CURDIR)/$(BIN) $(GO) test ./tests/e2essh -count=1 -timeout 40m -v

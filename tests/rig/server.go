@@ -187,7 +187,14 @@ func (s *Server) Away() (back func()) {
 	})
 }
 
-// Stop ends the server for good, as a person would.
+// Running says that it was started and not stopped.
+func (s *Server) Running() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cmd != nil && !s.stopping
+}
+
+// Stop ends the server as a person would. It may be started again.
 func (s *Server) Stop() {
 	s.mu.Lock()
 	s.stopping = true
