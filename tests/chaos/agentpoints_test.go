@@ -214,6 +214,23 @@ func (in *instance) idle(cluster string, hooks ...agentapi.Hook) {
 	in.rule(cluster, func(r *agentapi.Autostop) { r.IdleSeconds, r.Hooks, r.WaitFor = 0.05, hooks, "none" })
 }
 
+// hurry does the same again, if the head is there and has another rule meanwhile.
+func (in *instance) hurry(cluster string) {
+	paths, _ := filepath.Glob(filepath.Join(in.home, "local", cluster+"-*", "node0", "node.json"))
+	if len(paths) != 1 {
+		return
+	}
+	c := agentapi.NewUnix(in.node(cluster).Socket)
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if i, err := c.Info(ctx); err == nil && i.Autostop != nil && i.Autostop.IdleSeconds == 0 {
+		r := *i.Autostop
+		r.IdleSeconds, r.WaitFor = 0.05, "none"
+		_, _ = c.SetAutostop(ctx, r)
+	}
+}
+
 // rule changes the idle rule that the head of a cluster was given, behind the server's back.
 func (in *instance) rule(cluster string, change func(*agentapi.Autostop)) {
 	in.t.Helper()

@@ -259,7 +259,18 @@ func (l *load) idleOut(c *subject) {
 	l.quiet(c)
 	l.do("autostop", c.name, rig.Job{}, rig.Succeeds)
 	l.in.idle(c.name)
-	if l.in.Eventually(c.name+" is stopped", func() bool { return l.in.Status(c.name) == api.ClusterStopped }) {
+	// A server that is killed now sends its own rule once more as it comes back.
+	again := time.Now().Add(2 * time.Second)
+	if l.in.Eventually(c.name+" is stopped", func() bool {
+		if l.in.Status(c.name) == api.ClusterStopped {
+			return true
+		}
+		if time.Now().After(again) {
+			l.in.hurry(c.name)
+			again = time.Now().Add(2 * time.Second)
+		}
+		return false
+	}) {
 		c.state = "stopped"
 	}
 }
