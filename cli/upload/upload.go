@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/skyloom/skyloom/api"
 	"github.com/skyloom/skyloom/cli/console"
@@ -96,35 +98,62 @@ type uploader struct {
 	raw bool
 }
 
-// one brings one folder or file. A file that changes between reading and sending starts it over, twice at most.
+// tries is how often bringing a folder is begun anew because a file changed between its reading and its sending.
+const tries = 4
+
+// unsteady is what is known of files that change while they are brought to the server.
+type unsteady struct {
+	since time.Time       // it began
+	paths map[string]bool // they did change
+	said  map[string]bool // warnings
+}
+
+// copied says which files must be copied when they are read, for what is sent not to depend on them: those that changed, and
+// those that something has just written to.
+func (c *unsteady) copied(path string, fi fs.FileInfo) bool {
+	return c.paths[path] || fi.ModTime().After(c.since.Add(-time.Second))
+}
+
+// one brings one folder or file. A file that changes between reading and sending starts it over.
 func (u *uploader) one(ctx context.Context, path, shown string) (*api.FileMount, error) {
 	live := u.s.IO.StartLive(u.s.Now)
 	defer live.Close()
-	for try := 0; ; try++ {
-		m, err := u.attempt(ctx, path, shown, live)
-		if errors.Is(err, filesync.ErrChanged) && try < 2 {
+	c := &unsteady{since: u.s.Now(), paths: map[string]bool{}, said: map[string]bool{}}
+	for try := 1; ; try++ {
+		m, err := u.attempt(ctx, path, shown, c, live)
+		if errors.Is(err, filesync.ErrChanged) && try < tries {
+			var pe *filesync.PathError
+			if errors.As(err, &pe) {
+				c.paths[pe.Path] = true
+			}
 			continue
 		}
 		if err != nil {
 			live.Fail()
+			if try > 1 && errors.Is(err, fs.ErrNotExist) {
+				err = fmt.Errorf("it vanished meanwhile (%w)\nPut it back, or give the path of another folder, and launch again", err)
+			}
 			return nil, fmt.Errorf("%s could not be brought to the server: %w", shown, err)
 		}
 		return m, nil
 	}
 }
 
-func (u *uploader) attempt(ctx context.Context, path, shown string, live *console.Live) (*api.FileMount, error) {
+func (u *uploader) attempt(ctx context.Context, path, shown string, c *unsteady, live *console.Live) (*api.FileMount, error) {
 	st, err := os.Stat(path)
 	if err != nil {
 		return nil, err
 	}
-	so := filesync.ScanOptions{Progress: func(p filesync.Progress) {
+	so := filesync.ScanOptions{Tolerant: true, Progress: func(p filesync.Progress) {
 		if p.TotalFiles > 0 {
 			live.Update(fmt.Sprintf("Reading %s: %d of %d files, %s of %s", shown, p.Files, p.TotalFiles, size(p.Bytes), size(p.TotalBytes)), false)
 		} else {
 			live.Update(fmt.Sprintf("Listing %s: %d files", shown, p.Files), false)
 		}
 	}}
+	if len(c.paths) > 0 {
+		so.Copy = c.copied
+	}
 	if home, err := u.s.Home(); err == nil {
 		dir := filepath.Join(home, "cache", "scan")
 		if os.MkdirAll(dir, 0o700) == nil {
@@ -141,11 +170,15 @@ func (u *uploader) attempt(ctx context.Context, path, shown string, live *consol
 	if err != nil {
 		return nil, err
 	}
+	defer tree.Close()
 	if so.Cache != nil {
 		_ = so.Cache.Save() // only costs time the next time
 	}
 	for _, w := range tree.Warnings {
-		u.s.IO.Warnf("%s", w)
+		if !c.said[w] {
+			c.said[w] = true
+			u.s.IO.Warnf("%s", w)
+		}
 	}
 	encoded, err := tree.Manifest.Bytes()
 	if err != nil {

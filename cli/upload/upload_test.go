@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -129,6 +130,48 @@ func TestSourceChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err = Upload(context.Background(), s, c, tk, Options{}); err == nil || !strings.Contains(err.Error(), "w could not be brought to the server") {
+		t.Fatal(err)
+	}
+}
+
+// TestBusyFolder: files that are written to all the time keep nobody from launching.
+func TestBusyFolder(t *testing.T) {
+	st, c, s, dir := setup(t)
+	var said bytes.Buffer
+	s.IO.Err = &said
+	put(t, dir, "w/still", "still")
+	put(t, dir, "w/log", strings.Repeat("l", 300<<10))
+	put(t, dir, "w/db", strings.Repeat("d", 300<<10))
+	n := 0
+	st.before = func(int) {
+		n++
+		put(t, dir, "w/db", strings.Repeat(fmt.Sprint(n%10), 300<<10))
+		f, err := os.OpenFile(filepath.Join(dir, "w/log"), os.O_WRONLY|os.O_APPEND, 0)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer f.Close()
+		f.WriteString("more\n")
+	}
+	f, err := Upload(context.Background(), s, c, &task.Task{Workdir: &task.Workdir{Path: "w"}}, Options{})
+	if err != nil || len(f.Mounts) != 1 || len(st.blobs) < 3 {
+		t.Fatalf("%+v, %v, %d blobs", f, err, len(st.blobs))
+	}
+	if n := strings.Count(said.String(), "w/log"); n > 1 {
+		t.Errorf("said %d times: %s", n, said.String())
+	}
+}
+
+// TestFolderVanishes: a folder that goes while it is sent is an error that says so.
+func TestFolderVanishes(t *testing.T) {
+	st, c, s, dir := setup(t)
+	for _, name := range []string{"w/a", "w/b", "w/c"} { // more than fits between client and server
+		put(t, dir, name, strings.Repeat(name, 3<<20))
+	}
+	st.before = func(int) { os.RemoveAll(filepath.Join(dir, "w")) }
+	_, err := Upload(context.Background(), s, c, &task.Task{Workdir: &task.Workdir{Path: "w"}}, Options{})
+	if err == nil || !strings.Contains(err.Error(), "w could not be brought to the server: it vanished meanwhile") {
 		t.Fatal(err)
 	}
 }

@@ -12,6 +12,10 @@
 //     there leaves a part of the tree, which the next one completes.
 //   - What changed while it was read is reported, never sent as a mixture.
 //
+// A source that does not hold still is sent as rsync would send it, if the caller wants that: of a file that grows what it
+// held when it was read, of one that is rewritten all the time a copy made while reading, without a file that vanished;
+// each with a warning. A folder of which much vanishes is an error, since a mirror of it would delete as much.
+//
 // The modification time of files is part of a manifest, and so of its id: tools like make depend on it, and an id has to
 // name everything that Apply puts in place, or two different states would share one. A touched but unchanged file makes
 // a new id and moves no blob. Folders and links carry no time, since building in a folder alters it without changing

@@ -33,6 +33,10 @@ type ScanOptions struct {
 	Workers int
 	// NoIgnore sends everything, ignore files or not.
 	NoIgnore bool
+	// Tolerant goes on, with a warning, where files keep changing or vanish, as the package describes. Else they are an ErrChanged.
+	Tolerant bool
+	// Copy, with Tolerant, names files to be copied while they are read, so that it does not matter what becomes of them.
+	Copy func(path string, fi fs.FileInfo) bool
 }
 
 // Tree is a scanned source. As a BlobSource it reads the files as they are now; one that changed since gives ErrChanged.
@@ -44,10 +48,14 @@ type Tree struct {
 
 	once   sync.Once
 	byHash map[string]int
+	copies *copies // of files that keep changing
 }
 
+// Close removes copies of files that kept changing. The tree is no BlobSource any more.
+func (t *Tree) Close() { t.copies.remove() }
+
 // Scan describes the folder root. It leaves out what .skyignore names, or else what git ignores. A file that changes or
-// vanishes meanwhile makes it start once more, and then fail with ErrChanged.
+// vanishes meanwhile makes it start once more, and then fail with ErrChanged if it is not Tolerant.
 func Scan(ctx context.Context, root string, o ScanOptions) (*Tree, error) {
 	abs, fi, err := resolve(root)
 	if err != nil {
@@ -56,7 +64,7 @@ func Scan(ctx context.Context, root string, o ScanOptions) (*Tree, error) {
 	if !fi.IsDir() {
 		return nil, &PathError{Op: "read", Path: root, Err: errors.New("it is not a folder")}
 	}
-	return twice(ctx, o, func(o ScanOptions) (*Tree, error) { return scanFolder(ctx, abs, fi, o) })
+	return twice(ctx, o, func(o ScanOptions, last bool) (*Tree, error) { return scanFolder(ctx, abs, fi, o, last) })
 }
 
 // ScanFile describes a single file, following a link to it: a manifest of one entry whose path is the file's own name.
@@ -68,17 +76,19 @@ func ScanFile(ctx context.Context, path string, o ScanOptions) (*Tree, error) {
 	if !fi.Mode().IsRegular() {
 		return nil, &PathError{Op: "read", Path: path, Err: errors.New("it is not a plain file")}
 	}
-	return twice(ctx, o, func(o ScanOptions) (*Tree, error) {
+	return twice(ctx, o, func(o ScanOptions, last bool) (*Tree, error) {
 		fi, err := os.Lstat(abs)
 		if err != nil {
 			return nil, vanishedOr(abs, err)
 		}
-		s := &scanner{root: filepath.Dir(abs), o: o, seen: []fs.FileInfo{fi}}
+		s := newScanner(filepath.Dir(abs), o, last)
+		s.seen, s.single = []fs.FileInfo{fi}, true
 		s.entries = []Entry{{Path: filepath.Base(abs), Kind: KindFile, Mode: permOf(fi), Size: fi.Size(), ModTime: fi.ModTime().UnixNano()}}
 		if err := s.hashAll(ctx); err != nil {
+			s.copies.remove()
 			return nil, err
 		}
-		return &Tree{Root: s.root, Manifest: &Manifest{Entries: s.entries}}, nil
+		return &Tree{Root: s.root, Manifest: &Manifest{Entries: s.entries}, Warnings: s.warnings, copies: s.copies}, nil
 	})
 }
 
@@ -97,11 +107,14 @@ func resolve(path string) (string, fs.FileInfo, error) {
 	return abs, fi, nil
 }
 
-func twice(ctx context.Context, o ScanOptions, scan func(ScanOptions) (*Tree, error)) (*Tree, error) {
+func twice(ctx context.Context, o ScanOptions, scan func(o ScanOptions, last bool) (*Tree, error)) (*Tree, error) {
 	if o.Cache == nil {
 		o.Cache = newHashCache("") // saves the second try reading everything again
 	}
-	t, err := scan(o)
+	if o.Copy != nil { // known to change
+		return scan(o, true)
+	}
+	t, err := scan(o, false)
 	if !errors.Is(err, ErrChanged) {
 		return t, err
 	}
@@ -110,11 +123,16 @@ func twice(ctx context.Context, o ScanOptions, scan func(ScanOptions) (*Tree, er
 		return nil, ctx.Err()
 	case <-time.After(100 * time.Millisecond):
 	}
-	return scan(o)
+	return scan(o, true)
 }
 
-func scanFolder(ctx context.Context, root string, rootInfo fs.FileInfo, o ScanOptions) (*Tree, error) {
-	s := &scanner{root: root, o: o}
+func scanFolder(ctx context.Context, root string, rootInfo fs.FileInfo, o ScanOptions, last bool) (_ *Tree, err error) {
+	s := newScanner(root, o, last)
+	defer func() {
+		if err != nil {
+			s.copies.remove()
+		}
+	}()
 	var rules *ignoreRules
 	if !o.NoIgnore {
 		var err error
@@ -135,6 +153,9 @@ func scanFolder(ctx context.Context, root string, rootInfo fs.FileInfo, o ScanOp
 	if err := s.hashAll(ctx); err != nil {
 		return nil, err
 	}
+	if err := s.dropVanished(); err != nil {
+		return nil, err
+	}
 	// A folder that was removed or replaced under the scan may look merely small.
 	if now, err := os.Lstat(root); err != nil || !os.SameFile(now, rootInfo) {
 		return nil, changedErr(root)
@@ -145,7 +166,7 @@ func scanFolder(ctx context.Context, root string, rootInfo fs.FileInfo, o ScanOp
 		return nil, &PathError{Op: "sync", Path: root, Err: err}
 	}
 	s.flushWarnings()
-	return &Tree{Root: root, Manifest: m, Warnings: s.warnings}, nil
+	return &Tree{Root: root, Manifest: m, Warnings: s.warnings, copies: s.copies}, nil
 }
 
 // scanner collects one tree.
@@ -156,16 +177,28 @@ type scanner struct {
 	seen     []fs.FileInfo // by entry; nil but for files
 	ignored  int
 	keptFile bool // something other than git's own files is kept
+	tolerant bool // nobody scans again after this
+	single   bool // one file was asked for, no folder
+	copies   *copies
+
+	mu       sync.Mutex
 	warnings []string
 	counts   map[string]int
+	vanished int
+}
+
+func newScanner(root string, o ScanOptions, last bool) *scanner {
+	return &scanner{root: root, o: o, tolerant: last && o.Tolerant, copies: &copies{}}
 }
 
 func (s *scanner) reset() {
-	s.entries, s.seen, s.ignored, s.keptFile, s.warnings, s.counts = nil, nil, 0, false, nil, nil
+	s.entries, s.seen, s.ignored, s.keptFile, s.warnings, s.counts, s.vanished = nil, nil, 0, false, nil, nil, 0
 }
 
 func (s *scanner) warn(format string, args ...any) {
 	const most = 10 // of one sort; the rest is counted
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.counts == nil {
 		s.counts = map[string]int{}
 	}
@@ -190,6 +223,11 @@ func (s *scanner) walk(ctx context.Context, dir string, rules *ignoreRules) erro
 	}
 	full := filepath.Join(s.root, filepath.FromSlash(dir))
 	list, err := os.ReadDir(full)
+	if s.gone(err) && dir != "" {
+		s.entries, s.seen = s.entries[:len(s.entries)-1], s.seen[:len(s.seen)-1] // the folder itself
+		s.vanish(full)
+		return nil
+	}
 	if err != nil {
 		return vanishedOr(full, err)
 	}
@@ -217,6 +255,10 @@ func (s *scanner) walk(ctx context.Context, dir string, rules *ignoreRules) erro
 func (s *scanner) visit(ctx context.Context, p string, rules *ignoreRules) error {
 	full := filepath.Join(s.root, filepath.FromSlash(p))
 	fi, err := os.Lstat(full)
+	if s.gone(err) {
+		s.vanish(full)
+		return nil
+	}
 	if err != nil {
 		return vanishedOr(full, err)
 	}
@@ -232,7 +274,10 @@ func (s *scanner) visit(ctx context.Context, p string, rules *ignoreRules) error
 		e.Kind = KindDir
 	case mode&fs.ModeSymlink != 0:
 		e.Kind, e.Mode = KindLink, 0
-		if e.Link, err = os.Readlink(full); err != nil {
+		if e.Link, err = os.Readlink(full); s.gone(err) {
+			s.vanish(full)
+			return nil
+		} else if err != nil {
 			return vanishedOr(full, err)
 		}
 		e.Link = filepath.ToSlash(e.Link)
@@ -312,58 +357,97 @@ func newHasher() *hasher { return &hasher{sha256.New(), make([]byte, 256<<10)} }
 func (s *scanner) hashOne(ctx context.Context, i int, h *hasher, meter *meter) error {
 	e := &s.entries[i]
 	full := filepath.Join(s.root, filepath.FromSlash(e.Path))
+	copied := s.tolerant && s.o.Copy != nil && s.o.Copy(full, s.seen[i])
 	key := statKey(full, s.seen[i])
-	if sum, ok := s.o.Cache.get(key); ok {
+	if sum, ok := s.o.Cache.get(key); ok && !copied {
 		e.Hash = sum
 		meter.add(1, e.Size)
 		return nil
 	}
+	var err error
+	if s.tolerant {
+		err = s.hashUnsteady(ctx, e, full, copied, h, meter)
+	} else {
+		var r reading
+		if r, err = s.read(ctx, full, -1, h, meter, nil); err == nil && (statKey(full, r.before) != key || !r.steady(full)) {
+			err = changedErr(full)
+		}
+		if err == nil {
+			s.take(e, full, r)
+		}
+	}
+	if err == nil {
+		meter.add(1, 0)
+	}
+	return err
+}
+
+// reading is one time that a file was read.
+type reading struct {
+	start         time.Time
+	before, after fs.FileInfo
+	n             int64 // bytes
+	sum           [sha256.Size]byte
+}
+
+func (r *reading) steady(full string) bool {
+	return r.n == r.before.Size() && statKey(full, r.before) == statKey(full, r.after)
+}
+
+// take notes what was read.
+func (s *scanner) take(e *Entry, full string, r reading) {
+	e.Mode, e.Size, e.ModTime, e.Hash = permOf(r.before), r.n, r.before.ModTime().UnixNano(), hex.EncodeToString(r.sum[:])
+	if r.steady(full) {
+		s.o.Cache.put(statKey(full, r.before), r.sum, r.start)
+	}
+}
+
+// read hashes the first limit bytes of a file, or as many as it has when it is opened (-1), copying them to w if that is not nil.
+func (s *scanner) read(ctx context.Context, full string, limit int64, h *hasher, meter *meter, w io.Writer) (r reading, err error) {
 	f, err := os.OpenFile(full, openFlags, 0)
 	if err != nil {
 		if now, lerr := os.Lstat(full); lerr == nil && !now.Mode().IsRegular() {
-			return changedErr(full)
+			return r, changedErr(full)
 		}
-		return vanishedOr(full, err)
+		return r, vanishedOr(full, err)
 	}
 	defer f.Close()
-	before, err := f.Stat()
-	if err != nil {
-		return readErr(full, err)
+	if r.before, err = f.Stat(); err != nil {
+		return r, readErr(full, err)
 	}
-	if statKey(full, before) != key {
-		return changedErr(full)
+	if !r.before.Mode().IsRegular() {
+		return r, changedErr(full)
 	}
-	start := time.Now()
+	r.start = time.Now()
 	h.h.Reset()
-	var read int64
-	for {
-		n, err := f.Read(h.buf)
+	if limit < 0 {
+		limit = r.before.Size()
+	}
+	for left := limit; left > 0; left = limit - r.n {
+		n, err := f.Read(h.buf[:min(int64(len(h.buf)), left)])
 		h.h.Write(h.buf[:n])
-		read += int64(n)
+		r.n += int64(n)
 		meter.add(0, int64(n))
+		if w != nil && n > 0 {
+			if _, werr := w.Write(h.buf[:n]); werr != nil {
+				return r, werr
+			}
+		}
 		if err == io.EOF {
 			break
 		}
 		if err != nil {
-			return readErr(full, err)
+			return r, readErr(full, err)
 		}
 		if err := ctx.Err(); err != nil {
-			return err
+			return r, err
 		}
 	}
-	after, err := f.Stat()
-	if err != nil {
-		return readErr(full, err)
+	if r.after, err = f.Stat(); err != nil {
+		return r, readErr(full, err)
 	}
-	if read != e.Size || statKey(full, after) != key {
-		return changedErr(full)
-	}
-	var sum [sha256.Size]byte
-	h.h.Sum(sum[:0])
-	e.Hash = hex.EncodeToString(sum[:])
-	s.o.Cache.put(key, sum, start)
-	meter.add(1, 0)
-	return nil
+	h.h.Sum(r.sum[:0])
+	return r, nil
 }
 
 // meter thins out progress reports.
@@ -419,6 +503,9 @@ func (t *Tree) PathOf(hash string) string {
 
 // Open reads the file that holds the blob.
 func (t *Tree) Open(hash string) (io.ReadCloser, int64, error) {
+	if r, size, err := t.copies.open(hash); r != nil || err != nil {
+		return r, size, err
+	}
 	path := t.PathOf(hash)
 	if path == "" {
 		return nil, 0, fmt.Errorf("blob %s: %w", short(hash), fs.ErrNotExist)
@@ -428,9 +515,13 @@ func (t *Tree) Open(hash string) (io.ReadCloser, int64, error) {
 		return nil, 0, vanishedOr(path, err)
 	}
 	want := &t.Manifest.Entries[t.byHash[hash]]
-	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() || fi.Size() != want.Size {
+	fi, err := f.Stat()
+	if err != nil || !fi.Mode().IsRegular() || fi.Size() < want.Size {
 		_ = f.Close()
 		return nil, 0, changedErr(path)
+	}
+	if fi.Size() > want.Size { // it may have grown and else be as it was, which its hash will tell
+		return &prefix{io.LimitedReader{R: f, N: want.Size}, f}, want.Size, nil
 	}
 	return f, want.Size, nil
 }
