@@ -58,8 +58,15 @@ func (b *backend) submitJobs(ctx context.Context, body api.JobsLaunchBody) (api.
 	if err != nil {
 		return api.Ref{}, err
 	}
+	// Whoever is told the numbers finds the jobs, though a workflow may not have written its rows yet: these stand below them.
 	res := activities.EncodeResult(api.JobsLaunchResult{RequestID: body.RequestID, JobIDs: ids})
-	if err := b.store.FinishRequest(ctx, body.RequestID, api.RequestSucceeded, res, nil); err != nil {
+	batch := store.Batch{Requests: []store.RequestUpdate{{ID: body.RequestID, Status: api.RequestSucceeded, Result: res}}}
+	for rank, id := range ids {
+		for i := range spec.Tasks {
+			batch.ManagedJobs = append(batch.ManagedJobs, workflows.ManagedRow(spec, workflows.ManagedInput{ID: id, Rank: rank, NumJobs: n, Body: body}, i, time.Now()))
+		}
+	}
+	if err := b.store.Write(ctx, batch); err != nil {
 		return api.Ref{}, err
 	}
 	return api.Ref{RequestID: body.RequestID, Name: "sky.jobs.launch", Status: api.RequestSucceeded}, nil

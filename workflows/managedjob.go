@@ -2,6 +2,7 @@ package workflows
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -102,15 +103,9 @@ func (j *job) open() *api.Error {
 	j.state.Began = workflow.GetInfo(j.outer).WorkflowStartTime
 	b := j.in.Body
 	var batch store.Batch
-	for i, t := range j.state.Spec.Tasks {
-		r := &taskRun{Index: i}
-		r.Row = api.ManagedJob{ID: j.in.ID, TaskID: i, NumTasks: len(j.state.Spec.Tasks), Name: j.state.Spec.Name, TaskName: t.Name, Status: api.ManagedPending,
-			Resources: t.Resources, User: b.User, UserHash: b.UserHash, Workspace: b.Workspace, Priority: t.Priority, PriorityClass: t.PriorityClass,
-			SubmittedAt: j.state.Began, UserYAML: t.Redacted, Command: b.Command, RequestID: b.RequestID, JobRank: j.in.Rank, NumJobs: max(j.in.NumJobs, 1),
-			Group: j.state.Spec.Kind == task.JobGroup, Primary: j.primary(t.Name), Seq: 1}
-		if b.GitCommit != "" {
-			r.Row.Metadata = map[string]string{"git_commit": b.GitCommit}
-		}
+	for i := range j.state.Spec.Tasks {
+		r := &taskRun{Index: i, Row: ManagedRow(j.state.Spec, j.in, i, j.state.Began)}
+		r.Row.Seq = 1
 		j.state.Runs = append(j.state.Runs, r)
 		batch.ManagedJobs = append(batch.ManagedJobs, r.Row)
 	}
@@ -138,17 +133,17 @@ func orNobody(s string) string {
 	return s
 }
 
-// primary says that a task of a group decides the group's end.
-func (j *job) primary(name string) bool {
-	if len(j.state.Spec.Primary) == 0 {
-		return true
+// ManagedRow is the row of a task of a job that was just submitted.
+func ManagedRow(s activities.ManagedSpec, in ManagedInput, i int, submitted time.Time) api.ManagedJob {
+	b, t := in.Body, s.Tasks[i]
+	r := api.ManagedJob{ID: in.ID, TaskID: i, NumTasks: len(s.Tasks), Name: s.Name, TaskName: t.Name, Status: api.ManagedPending,
+		Resources: t.Resources, User: b.User, UserHash: b.UserHash, Workspace: b.Workspace, Priority: t.Priority, PriorityClass: t.PriorityClass,
+		SubmittedAt: submitted, UserYAML: t.Redacted, Command: b.Command, RequestID: b.RequestID, JobRank: in.Rank, NumJobs: max(in.NumJobs, 1),
+		Group: s.Kind == task.JobGroup, Primary: len(s.Primary) == 0 || slices.Contains(s.Primary, t.Name)}
+	if b.GitCommit != "" {
+		r.Metadata = map[string]string{"git_commit": b.GitCommit}
 	}
-	for _, p := range j.state.Spec.Primary {
-		if p == name {
-			return true
-		}
-	}
-	return false
+	return r
 }
 
 // listen takes in what the watcher and the admission say, for as long as the workflow runs.
