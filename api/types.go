@@ -608,12 +608,14 @@ type SSHHost struct {
 // LogFrame is the header of one piece of a log stream: a JSON line, followed by Len raw bytes.
 // The stream's media type is LogMediaType. A reader that lost its connection asks again with the offsets it has.
 type LogFrame struct {
-	Rank   int    `json:"rank"`
-	Node   string `json:"node,omitempty" doc:"head, worker1, …"`
-	Phase  string `json:"phase,omitempty" doc:"setup or run"`
-	PID    int    `json:"pid,omitempty"`
-	Offset int64  `json:"offset" doc:"of the first byte, in the raw log of this rank and phase"`
-	Len    int    `json:"len"`
+	Rank int    `json:"rank"`
+	Node string `json:"node,omitempty" doc:"head, worker1, …"`
+	// JobRank is the rank within the job, where that is not Rank: a job may run on a part of the cluster's nodes.
+	JobRank *int   `json:"job_rank,omitempty"`
+	Phase   string `json:"phase,omitempty" doc:"setup or run"`
+	PID     int    `json:"pid,omitempty"`
+	Offset  int64  `json:"offset" doc:"of the first byte, in the raw log of this rank and phase"`
+	Len     int    `json:"len"`
 	// End closes the stream; Status is the job's then. A stream that ends without it was cut.
 	End    bool      `json:"end,omitempty"`
 	Status JobStatus `json:"status,omitempty"`
@@ -626,6 +628,14 @@ type LogFrame struct {
 	Task     int    `json:"task,omitempty"`
 	TaskName string `json:"task_name,omitempty"`
 	Attempt  int    `json:"attempt,omitempty"`
+}
+
+// RankInJob is the rank within the job.
+func (f LogFrame) RankInJob() int {
+	if f.JobRank != nil {
+		return *f.JobRank
+	}
+	return f.Rank
 }
 
 // LogMediaType is the media type of a framed log stream.

@@ -305,5 +305,5 @@ func logFileName(f api.LogFrame, nodes int) string {
 	case f.Phase == "setup":
 		return fmt.Sprintf("setup-%d-%s.log", f.Rank, node)
 	}
-	return fmt.Sprintf("%d-%s.log", f.Rank, node)
+	return fmt.Sprintf("%d-%s.log", f.RankInJob(), node)
 }

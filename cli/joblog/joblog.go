@@ -147,7 +147,7 @@ func (p *Printer) prefix(f api.LogFrame) string {
 			node = who + " " + node
 		}
 		who = node
-		who += fmt.Sprintf(", rank=%d", f.Rank)
+		who += fmt.Sprintf(", rank=%d", f.RankInJob())
 	} else if who == "" {
 		who = "task"
 	}

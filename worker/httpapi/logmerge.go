@@ -342,6 +342,9 @@ func (m *logMerge) forward(r *rankLog, f api.LogFrame, data io.Reader) error {
 		}
 		if len(p) > 0 {
 			piece := api.LogFrame{Rank: r.rank, Node: r.node, Phase: f.Phase, PID: f.PID, Offset: start, Task: m.task, Attempt: m.attempt}
+			if f.Rank != r.rank {
+				piece.JobRank = &f.Rank
+			}
 			if err := m.out.frame(piece, p); err != nil {
 				return err
 			}
