@@ -131,14 +131,14 @@ func TestSilentHost(t *testing.T) {
 func TestGoneForGood(t *testing.T) {
 	t.Parallel()
 	l := labOf(t, lab.Options{Hosts: 2})
-	p := open(t, l, func(o *Options) { o.ConnectTimeout = time.Second })
+	p := open(t, l, func(o *Options) { o.ConnectTimeout = 5 * time.Second })
 	ref := cluster("lost")
 	n := create(t, p, ref, 2, small)[1]
 	h := hostOfNode(t, l, n)
 	if err := h.Terminate(); err != nil {
 		t.Fatal(err)
 	}
-	until(t, 20*time.Second, "the delete says what is wrong", func() bool {
+	until(t, time.Minute, "the delete says what is wrong", func() bool {
 		err := p.Delete(t.Context(), ref, nil)
 		return err != nil && strings.Contains(err.Error(), h.Addr) && !providers.Is(err, providers.NotFound)
 	})
@@ -148,8 +148,42 @@ func TestGoneForGood(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(p.o.Home, PoolsFile), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	until(t, 20*time.Second, "the node is gone", func() bool { return list(t, p, ref)[1].State == providers.NodeGone || len(list(t, p, ref)) == 0 })
-	until(t, 20*time.Second, "the cluster is deleted", func() bool { return providers.Is(p.Delete(t.Context(), ref, nil), providers.NotFound) })
+	until(t, time.Minute, "the node is gone", func() bool { return list(t, p, ref)[1].State == providers.NodeGone || len(list(t, p, ref)) == 0 })
+	until(t, time.Minute, "the cluster is deleted", func() bool { return providers.Is(p.Delete(t.Context(), ref, nil), providers.NotFound) })
+}
+
+// TestTurnsUpAgain: a host that was given up for gone was only cut off. Once it is back its nodes are listed, and can be deleted.
+func TestTurnsUpAgain(t *testing.T) {
+	t.Parallel()
+	l := labOf(t, lab.Options{Hosts: 2})
+	p := open(t, l, func(o *Options) { o.ConnectTimeout = 5 * time.Second })
+	ref := cluster("lost")
+	h := hostOfNode(t, l, create(t, p, ref, 2, small)[1])
+	if err := h.Cut(); err != nil {
+		t.Fatal(err)
+	}
+	all := l.PoolsYAML("lab")
+	write := func(text string) {
+		if err := os.WriteFile(filepath.Join(p.o.Home, PoolsFile), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(all[:strings.Index(all, "    - ip: "+h.Addr)])
+	until(t, time.Minute, "the cluster is deleted", func() bool { return providers.Is(p.Delete(t.Context(), ref, nil), providers.NotFound) })
+	if err := h.Join(); err != nil {
+		t.Fatal(err)
+	}
+	write(all)
+	until(t, time.Minute, "the node on it is listed", func() bool {
+		nodes, err := p.List(t.Context(), providers.Tag{Installation: installation})
+		return err == nil && len(nodes) == 1 && nodes[0].Rank == 1
+	})
+	if err := p.Delete(t.Context(), ref, nil); err != nil {
+		t.Error(err)
+	}
+	if n := claimsOn(t, h); n != 0 {
+		t.Errorf("%d claims are left", n)
+	}
 }
 
 // TestFallsSilentWhileMaking: the node of a host that goes away in the middle is made elsewhere, and removed once the host is back.

@@ -95,6 +95,7 @@ func (p *Provider) List(ctx context.Context, tag providers.Tag) ([]providers.Nod
 	if tag.ClusterHash != "" && p.isOver(tag.Installation, "/"+tag.ClusterHash) {
 		return []providers.Node{}, nil
 	}
+	began := time.Now()
 	answers, silent, err := p.ask(ctx, tag)
 	if err != nil {
 		return nil, internal(err, "list nodes")
@@ -109,6 +110,7 @@ func (p *Provider) List(ctx context.Context, tag providers.Tag) ([]providers.Nod
 			stray[ref] = true
 			continue
 		}
+		p.found(ref, began)
 		told[f.node.ID] = true
 		at := f.host.Host
 		if n != nil && n.Ranks[f.node.Rank] != nil {

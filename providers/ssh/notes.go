@@ -177,6 +177,17 @@ func (p *Provider) begins(ref providers.ClusterRef) {
 	delete(p.ended, ref.Installation+"//"+ref.Hash)
 }
 
+// found says that a node of the cluster was seen on a host that was asked at a time. Nothing was taken to be left of it where a
+// host was given up for gone; then it turned up again.
+func (p *Provider) found(ref providers.ClusterRef, asked time.Time) {
+	p.mu.Lock()
+	at, over := p.ended[ref.Installation+"/"+ref.NameOnCloud()]
+	p.mu.Unlock()
+	if over && at.Before(asked) {
+		p.begins(ref)
+	}
+}
+
 // asked is what tells two requests apart: the spec without its price.
 func asked(s providers.NodeSpec) json.RawMessage {
 	s.PricePerHour = 0

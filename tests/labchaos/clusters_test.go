@@ -80,7 +80,7 @@ func TestClusters(t *testing.T) {
 	for _, name := range x.names {
 		w.foreign[name] = true
 	}
-	stopRows, stopHosts := s.Observe(), s.watchHosts(w, x)
+	stopRows, stopHosts := s.Observe(), s.watchHosts(func() { s.lookAtHosts(w, x) })
 	defer stopRows()
 	defer stopHosts()
 	d := &drivers{s: s, ends: map[string]int{}, final: map[string]time.Time{}}

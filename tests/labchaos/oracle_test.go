@@ -143,15 +143,14 @@ func (s *site) ledger() string {
 	return b.String()
 }
 
-// watchHosts looks at what runs on the hosts while faults go on. Nothing of a job that is shown as cancelled runs (I8), no
-// rank of a job runs on two hosts (I3), and what is not ours lives as long as its host (I4). Its stop waits for the last look.
-func (s *site) watchHosts(w *world, x *strangers) (stop func()) {
+// watchHosts looks at what runs on the hosts again and again. Its stop waits for the last look.
+func (s *site) watchHosts(look func()) (stop func()) {
 	over, done := make(chan struct{}), make(chan struct{})
 	looks := 0
 	go func() {
 		defer close(done)
 		for {
-			s.lookAtHosts(w, x)
+			look()
 			looks++
 			select {
 			case <-over:
@@ -163,6 +162,8 @@ func (s *site) watchHosts(w *world, x *strangers) (stop func()) {
 	return sync.OnceFunc(func() { close(over); <-done; s.t.Logf("%d looks at the hosts", looks) })
 }
 
+// lookAtHosts is one look while faults go on. Nothing of a job that is shown as cancelled runs (I8), no rank of a job runs on
+// two hosts (I3), and what is not ours lives as long as its host (I4).
 func (s *site) lookAtHosts(w *world, x *strangers) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
@@ -181,13 +182,13 @@ func (s *site) lookAtHosts(w *world, x *strangers) {
 		w.mu.Lock()
 		gone, boots := m.state == "gone" || m.state == "unlisted", m.boots
 		w.mu.Unlock()
-		lives := x == nil
+		lives := false
 		for _, p := range processesOf(s.t, m.Host) {
 			key := p.Env("KEY")
 			if key == "" || p.verb() != "" {
 				continue
 			}
-			if x != nil && key == x.asks[m.Name].ID {
+			if key == x.asks[m.Name].ID {
 				lives = true
 				continue
 			}

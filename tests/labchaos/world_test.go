@@ -66,6 +66,7 @@ type fault struct {
 	do     func() bool
 }
 
+// faults are all there are.
 func (w *world) faults() []fault {
 	return []fault{
 		{"server killed", 4, func() bool { w.s.Kill(); w.tell("the server is killed"); return true }},
@@ -77,6 +78,11 @@ func (w *world) faults() []fault {
 		{"host gone", 2, w.leave},
 		{"clock", 2, w.shift},
 	}
+}
+
+// named chooses among the faults.
+func (w *world) named(names ...string) []fault {
+	return slices.DeleteFunc(w.faults(), func(f fault) bool { return !slices.Contains(names, f.name) })
 }
 
 // one makes one fault happen.
