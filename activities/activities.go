@@ -46,9 +46,12 @@ type Activities struct {
 	// Retention says how long ended things are kept.
 	Retention store.Retention
 
-	mu      sync.Mutex
-	checked time.Time
-	checks  []api.InfraCheck
+	mu sync.Mutex
+	// reaped is when the last round of the reaper that ended began, and reapRound counts them.
+	reaped    time.Time
+	reapRound uint32
+	checked   time.Time
+	checks    []api.InfraCheck
 	// checking is closed when the check that runs has ended; nil: none runs.
 	checking chan struct{}
 }

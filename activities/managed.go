@@ -203,6 +203,10 @@ func (a *Activities) EndAttempt(ctx context.Context, in EndInput) (NodesOutput, 
 		_, err = c.Cancel(ctx, agentapi.CancelSpec{JobIDs: []int64{in.JobID}})
 		return NodesOutput{Warnings: warn}, err
 	}
+	// Its going is no news to anybody: nobody is to be told of it.
+	if err := a.Store.DeleteWatch(ctx, in.Nodes.Ref.Hash); err != nil {
+		return NodesOutput{}, err
+	}
 	out, err := a.Deprovision(ctx, in.Nodes)
 	out.Warnings = append(warn, out.Warnings...)
 	return out, err

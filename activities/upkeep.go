@@ -33,6 +33,7 @@ const reapAge = time.Minute
 // Reap compares what the infra holds under our installation's tag with what workflows own, both ways. Idempotent.
 func (a *Activities) Reap(ctx context.Context) (ReapOutput, error) {
 	defer beat(ctx)()
+	began := time.Now()
 	var out ReapOutput
 	type group struct {
 		p     providers.Provider
@@ -65,9 +66,20 @@ func (a *Activities) Reap(ctx context.Context) (ReapOutput, error) {
 			g.nodes = append(g.nodes, n)
 		}
 	}
+	rows, err := a.Store.Clusters(ctx, store.ClusterFilter{})
+	if err != nil {
+		return out, err
+	}
+	book, err := a.openLedger(ctx, rows)
+	if err != nil {
+		return out, err
+	}
 	for _, hash := range sortedKeys(groups) {
 		g := groups[hash]
-		owned, err := a.owned(ctx, g.ref.Name, hash)
+		if book.balances(hash, g.nodes) {
+			continue
+		}
+		owned, err := book.owned(ctx, g.ref.Name, hash)
 		if err != nil {
 			out.Errors = append(out.Errors, fmt.Sprintf("%s: %v", g.ref.Name, err))
 			continue
@@ -97,15 +109,11 @@ func (a *Activities) Reap(ctx context.Context) (ReapOutput, error) {
 		a.Log.Warn("reaper deleted nodes that nobody owns", "cluster", g.ref.NameOnCloud(), "infra", g.p.Name(), "nodes", len(g.nodes))
 		a.say(ctx, "reap/"+hash, 0, api.Event{Cluster: g.ref.Name, Hash: hash, Kind: api.EventError, Step: "reap", Message: fmt.Sprintf("%d node(s) that no cluster owns were deleted", len(g.nodes))})
 	}
-	rows, err := a.Store.Clusters(ctx, store.ClusterFilter{})
-	if err != nil {
-		return out, err
-	}
 	for _, r := range rows {
-		if time.Since(r.StatusUpdatedAt) < reapAge {
+		if time.Since(r.StatusUpdatedAt) < reapAge || groups[r.Hash] != nil && book.balances(r.Hash, groups[r.Hash].nodes) {
 			continue
 		}
-		owned, err := a.owned(ctx, r.Name, r.Hash)
+		owned, err := book.owned(ctx, r.Name, r.Hash)
 		if err != nil {
 			out.Errors = append(out.Errors, fmt.Sprintf("%s: %v", r.Name, err))
 			continue
@@ -131,6 +139,11 @@ func (a *Activities) Reap(ctx context.Context) (ReapOutput, error) {
 			}
 			out.Woken = append(out.Woken, r.Name)
 		}
+	}
+	if len(out.Errors) == 0 {
+		a.mu.Lock()
+		a.reaped = began
+		a.mu.Unlock()
 	}
 	return out, nil
 }

@@ -40,6 +40,7 @@ type backend struct {
 	home     string
 	shutdown func()
 	saver    *saver
+	flight   chan struct{} // of inFlight
 }
 
 // workflowOf names the workflow that carries out a kind of request.

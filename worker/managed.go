@@ -40,7 +40,7 @@ func (b *backend) submitJobs(ctx context.Context, body api.JobsLaunchBody) (api.
 	if err != nil {
 		return api.Ref{}, err
 	}
-	err = each(len(ids), func(rank int) error {
+	err = b.each(len(ids), func(rank int) error {
 		id := ids[rank]
 		in := workflows.ManagedInput{ID: id, Rank: rank, NumJobs: n, Body: body}
 		_, err := b.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
@@ -51,12 +51,12 @@ func (b *backend) submitJobs(ctx context.Context, body api.JobsLaunchBody) (api.
 		}, "ManagedJob", in)
 		var dup *serviceerror.WorkflowExecutionAlreadyStarted
 		if err != nil && !errors.As(err, &dup) {
-			return &api.Error{Kind: api.ErrUnavailable, Message: "the workflow engine did not take the job: " + err.Error(), Hint: "send it again: the request id makes that safe"}
+			return err
 		}
 		return nil
 	})
 	if err != nil {
-		return api.Ref{}, err
+		return api.Ref{}, &api.Error{Kind: api.ErrUnavailable, Message: "the workflow engine did not take the job: " + err.Error(), Hint: "send it again: the request id makes that safe"}
 	}
 	// Whoever is told the numbers finds the jobs, though a workflow may not have written its rows yet: these stand below them.
 	res := activities.EncodeResult(api.JobsLaunchResult{RequestID: body.RequestID, JobIDs: ids})
@@ -102,7 +102,7 @@ func (b *backend) CancelManagedJobs(ctx context.Context, in api.JobsCancelBody) 
 	}
 	sort.Slice(ids, func(i, k int) bool { return ids[i] < ids[k] })
 	took := make([]bool, len(ids)) // whose cancel was accepted
-	err = each(len(ids), func(i int) error {
+	err = b.each(len(ids), func(i int) error {
 		if !open[ids[i]] {
 			return nil
 		}
@@ -125,15 +125,30 @@ func (b *backend) CancelManagedJobs(ctx context.Context, in api.JobsCancelBody) 
 	return rep, err
 }
 
-// inFlight bounds the calls to the engine that one call of ours has under way: enough that they share its commits.
+// inFlight bounds the calls to the engine that submissions and cancels have under way, all together: enough that they share its
+// commits, and few enough that none waits long.
 const inFlight = 16
 
-// each calls do with 0 to n-1, some at once. It goes on after an error, and returns the first.
-func each(n int, do func(int) error) error {
+// patience is how long a call that the engine did not answer in time is repeated.
+const patience = time.Minute
+
+// each calls do with 0 to n-1, some at once. It goes on after an error, and returns the first. A call that timed out is
+// repeated: do must be idempotent.
+func (b *backend) each(n int, do func(int) error) error {
 	var g errgroup.Group
 	g.SetLimit(inFlight)
 	for i := range n {
-		g.Go(func() error { return do(i) })
+		g.Go(func() (err error) {
+			b.flight <- struct{}{}
+			defer func() { <-b.flight }()
+			for start := time.Now(); ; {
+				err = do(i)
+				var late *serviceerror.DeadlineExceeded
+				if !errors.As(err, &late) && !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > patience {
+					return err
+				}
+			}
+		})
 	}
 	return g.Wait()
 }

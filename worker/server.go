@@ -177,10 +177,13 @@ func (s *server) bringUp(ctx context.Context, set config.Server) error {
 		owner = uuid.NewString()
 	}
 	watch := newWatcher(s.store, s.infra.registry, s.client, s.log, owner, s.o.Config.Health())
+	if s.engine.Embedded() {
+		watch.ttl = soleTTL
+	}
 	bg, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.closers = append(s.closers, func() { cancel(); s.wg.Wait() })
 	watch.saver = newSaver(s.store, s.artifacts, s.infra.registry, s.log)
-	back := &backend{saver: watch.saver, acts: s.acts, store: s.store, engine: s.engine, client: s.client, started: s.started, home: s.o.Home, shutdown: s.shutdown}
+	back := &backend{flight: make(chan struct{}, inFlight), saver: watch.saver, acts: s.acts, store: s.store, engine: s.engine, client: s.client, started: s.started, home: s.o.Home, shutdown: s.shutdown}
 	s.background(func() { watch.run(bg) })
 	s.background(func() { s.admission(bg) })
 	s.background(func() { Afters(bg, s.store, s.client, s.log) })

@@ -5,8 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.temporal.io/api/serviceerror"
@@ -39,29 +42,45 @@ type watcher struct {
 	mu      sync.Mutex
 	running map[string]*watch // by cluster hash
 	wg      sync.WaitGroup
-	// nodes are told by providers that report changes themselves.
-	gone map[string]bool
+	// gone are the nodes that their infra reported as gone or stopped, and when.
+	gone map[string]time.Time
 }
 
 type watch struct {
 	row    activities.WatchRow
 	fence  int64
 	cancel context.CancelFunc
-	raw    string
+	sum    uint64 // of the row as it is stored
+	// stirred rings when the infra told something of a cluster that is being provisioned.
+	stirred chan struct{}
+	// settled says that the last thing heard of a managed job's cluster is that its job has ended: the workflow looks at the nodes
+	// itself, and then takes them down, so that their going is no news.
+	settled atomic.Bool
+	looking atomic.Bool     // soon the workflow is told to look at the nodes
+	ctx     context.Context // of the watch
 	// notices tells when a node goes, to the one who saves checkpoints; nil: nobody does.
 	notices chan time.Time
 }
 
-// leaseTTL is how long a dead server's watches stay with it.
-const leaseTTL = 15 * time.Second
+const (
+	// leaseTTL is how long a dead server's watches stay with it.
+	leaseTTL = 15 * time.Second
+	// soleTTL is that of a server that shares its watches with no other, and takes them up again after a crash.
+	soleTTL = 10 * time.Minute
+	// goneKept is how long a node is known to be gone, for watches that begin a moment later.
+	goneKept = 15 * time.Minute
+)
+
+// rowSeed makes sums of stored rows.
+var rowSeed = maphash.MakeSeed()
 
 func newWatcher(s *store.Store, p *providers.Registry, c client.Client, log *slog.Logger, owner string, limits config.Health) *watcher {
-	return &watcher{limits: limits, stopSettle: 5 * time.Second, store: s, providers: p, engine: c, log: log, owner: owner, ttl: leaseTTL, running: map[string]*watch{}, gone: map[string]bool{}}
+	return &watcher{limits: limits, stopSettle: 5 * time.Second, store: s, providers: p, engine: c, log: log, owner: owner, ttl: leaseTTL, running: map[string]*watch{}, gone: map[string]time.Time{}}
 }
 
 // run leases watches and serves them until ctx ends.
 func (w *watcher) run(ctx context.Context) {
-	changed, stop := w.store.Subscribe(store.WatchTopic)
+	changes, stop := w.store.WatchChanges()
 	defer stop()
 	for _, name := range w.providers.Names() {
 		p, err := w.providers.Get(name)
@@ -77,8 +96,8 @@ func (w *watcher) run(ctx context.Context) {
 	}
 	renew := time.NewTicker(w.ttl / 3)
 	defer renew.Stop()
+	w.lease(ctx)
 	for {
-		w.lease(ctx)
 		select {
 		case <-ctx.Done():
 			w.wg.Wait()
@@ -89,7 +108,9 @@ func (w *watcher) run(ctx context.Context) {
 			}
 			return
 		case <-renew.C:
-		case <-changed:
+			w.lease(ctx)
+		case <-changes.C:
+			w.change(ctx, changes.Take())
 		}
 	}
 }
@@ -113,32 +134,85 @@ func (w *watcher) lease(ctx context.Context) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for hash, r := range w.running {
-		now, ok := want[hash]
-		if ok && string(now.Data) == r.raw && now.Fence == r.fence {
+	for hash := range w.running {
+		if _, ok := want[hash]; !ok {
+			w.drop(hash)
+		}
+	}
+	for _, r := range want {
+		w.hold(ctx, r)
+	}
+	for id, at := range w.gone {
+		if time.Since(at) > goneKept {
+			delete(w.gone, id)
+		}
+	}
+}
+
+// change takes up what became of single watches, without reading the others.
+func (w *watcher) change(ctx context.Context, hashes []string) {
+	taken, err := w.store.LeaseWatches(ctx, w.owner, w.ttl, 10_000)
+	if err != nil && ctx.Err() == nil {
+		w.log.Warn("watches not leased", "error", err)
+	}
+	fresh := map[string]store.Watch{}
+	for _, r := range taken {
+		fresh[r.Hash] = r
+	}
+	for _, hash := range hashes {
+		if _, ok := fresh[hash]; ok {
 			continue
 		}
+		r, err := w.store.Watch(ctx, hash)
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			w.mu.Lock()
+			w.drop(hash)
+			w.mu.Unlock()
+		case err != nil:
+			if ctx.Err() == nil {
+				w.log.Warn("watch not read", "error", err) // the next renewal sees it
+			}
+		case r.Owner == w.owner:
+			fresh[hash] = r
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, r := range fresh {
+		w.hold(ctx, r)
+	}
+}
+
+// drop ends a watch. The caller holds the lock.
+func (w *watcher) drop(hash string) {
+	if r := w.running[hash]; r != nil {
 		r.cancel()
 		delete(w.running, hash)
 	}
-	for hash, r := range want {
-		if w.running[hash] != nil {
-			continue
+}
+
+// hold serves a watch as its row says now. The caller holds the lock.
+func (w *watcher) hold(ctx context.Context, r store.Watch) {
+	sum := maphash.Bytes(rowSeed, r.Data)
+	if was := w.running[r.Hash]; was != nil {
+		if was.sum == sum && was.fence == r.Fence {
+			return
 		}
-		var row activities.WatchRow
-		if err := json.Unmarshal(r.Data, &row); err != nil {
-			w.log.Error("watch row", "cluster", r.Cluster, "error", err)
-			continue
-		}
-		wctx, cancel := context.WithCancel(ctx)
-		one := &watch{row: row, fence: r.Fence, cancel: cancel, raw: string(r.Data)}
-		w.running[hash] = one
-		w.wg.Add(1)
-		go func() {
-			defer w.wg.Done()
-			w.serve(wctx, one, r.Cursor)
-		}()
+		w.drop(r.Hash)
 	}
+	one := &watch{fence: r.Fence, sum: sum, stirred: make(chan struct{}, 1)}
+	if err := json.Unmarshal(r.Data, &one.row); err != nil {
+		w.log.Error("watch row", "cluster", r.Cluster, "error", err)
+		return
+	}
+	one.ctx, one.cancel = context.WithCancel(ctx)
+	w.running[r.Hash] = one
+	w.wg.Add(1)
+	go func() {
+		defer w.wg.Done()
+		w.serve(one.ctx, one, r.Cursor)
+	}()
 }
 
 // serve watches one cluster: until it is ready, then its head's events.
@@ -148,11 +222,14 @@ func (w *watcher) serve(ctx context.Context, one *watch, cursor int64) {
 		w.log.Error("watch", "cluster", one.row.Name, "error", err)
 		return
 	}
+	f := providers.FeaturesOf(p)
 	if one.row.Provisioning {
-		w.untilReady(ctx, p, one)
+		w.untilReady(ctx, p, f, one)
 		return
 	}
-	f := providers.FeaturesOf(p)
+	if w.missing(one) {
+		w.look(ctx, one.row)
+	}
 	var wg sync.WaitGroup
 	if one.row.Checkpoint != nil && w.saver != nil {
 		one.notices = make(chan time.Time, 1)
@@ -162,10 +239,18 @@ func (w *watcher) serve(ctx context.Context, one *watch, cursor int64) {
 			w.saver.loop(ctx, one.row, one.notices)
 		}()
 	}
+	var followed []providers.Node
 	for _, n := range one.row.Nodes {
 		if n.Rank != 0 && f.Confirms && one.notices == nil {
 			continue // the infra tells when it is gone
 		}
+		followed = append(followed, n)
+	}
+	if len(followed) == 1 && one.notices == nil {
+		w.follow(ctx, p, f, one, followed[0], cursor) // most have one: it needs no goroutine of its own
+		return
+	}
+	for _, n := range followed {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
@@ -177,7 +262,7 @@ func (w *watcher) serve(ctx context.Context, one *watch, cursor int64) {
 
 // follow holds one node's event stream. The head's events are carried on; those of the others only show that they live.
 func (w *watcher) follow(ctx context.Context, p providers.Provider, f providers.Features, one *watch, n providers.Node, cursor int64) {
-	beat := time.Duration(0)
+	beat := beatConfirmed
 	if !f.Confirms {
 		beat = beatUnconfirmed
 	}
@@ -245,8 +330,12 @@ type health struct {
 	suspected, lost bool
 }
 
-// beatUnconfirmed is how often an agent shows that it lives where only its silence can tell that it does not.
-const beatUnconfirmed = 3 * time.Second
+const (
+	// beatUnconfirmed is how often an agent shows that it lives where only its silence can tell that it does not.
+	beatUnconfirmed = 3 * time.Second
+	// beatConfirmed is how often it does where the infra tells; with thousands of agents each beat counts.
+	beatConfirmed = time.Minute
+)
 
 func (h *health) answers(ctx context.Context) {
 	if h.suspected || h.lost {
@@ -296,6 +385,10 @@ func (w *watcher) event(ctx context.Context, one *watch, ev agentapi.Event) erro
 		}
 		job := *ev.Job
 		job.Cluster, job.ClusterHash = one.row.Name, hash
+		ended := one.row.Jobs && job.Status.Terminal()
+		if one.settled.Swap(ended) && !ended && w.missing(one) {
+			w.look(ctx, one.row) // a restarted job, on nodes that went just before
+		}
 		b := store.Batch{Jobs: []store.JobsUpdate{{Cluster: one.row.Name, Hash: hash, Jobs: []api.Job{job}}}}
 		if job.Status.Terminal() && !one.row.Jobs {
 			b.Events = []store.Event{jobEnded(one.row.Name, hash, job)}
@@ -348,10 +441,12 @@ func (w *watcher) look(ctx context.Context, row activities.WatchRow) {
 	}
 }
 
-// untilReady polls the infra and the agents until every node answers, then says so once.
-func (w *watcher) untilReady(ctx context.Context, p providers.Provider, one *watch) {
+// untilReady looks at the infra and the agents until every node answers, then says so once. Where the infra reports changes it looks
+// when there is one: a thousand clusters that take ten minutes to come up ask nothing meanwhile.
+func (w *watcher) untilReady(ctx context.Context, p providers.Provider, f providers.Features, one *watch) {
 	var stopped time.Time
 	for pause := 200 * time.Millisecond; ctx.Err() == nil; pause = min(pause*3/2, 5*time.Second) {
+		wait := pause
 		nodes, err := p.List(ctx, one.row.Ref.Tag())
 		if err == nil {
 			verdict, _ := cluster.Judge(nodes, one.row.NumNodes)
@@ -371,15 +466,21 @@ func (w *watcher) untilReady(ctx context.Context, p providers.Provider, one *wat
 				if err := w.signal(ctx, one.row, activities.Observed{Hash: one.row.Ref.Hash, Kind: activities.ObservedReady}); err == nil {
 					return
 				}
+			case verdict != cluster.VerdictUp && verdict != cluster.VerdictStopped && f.Watch != nil:
+				wait = unreported
+				pause = 200 * time.Millisecond // the agents come soon after the nodes
 			}
 		}
 		select {
 		case <-ctx.Done():
-			return
-		case <-time.After(pause):
+		case <-one.stirred:
+		case <-time.After(wait):
 		}
 	}
 }
+
+// unreported is how often a cluster that is being provisioned is looked at although its infra reported nothing.
+const unreported = 30 * time.Second
 
 // answer says that every node's agent answers.
 func (w *watcher) answer(ctx context.Context, p providers.Provider, nodes []providers.Node) bool {
@@ -442,16 +543,43 @@ func (w *watcher) has(provider string) bool {
 func (w *watcher) node(ctx context.Context, n providers.Node) {
 	w.mu.Lock()
 	one := w.running[n.Cluster.Hash]
-	told := w.gone[n.ID]
+	told := !w.gone[n.ID].IsZero()
 	bad := n.State == providers.NodeGone || n.State == providers.NodeStopped
-	if bad {
-		w.gone[n.ID] = true
-	} else {
+	if !bad {
 		delete(w.gone, n.ID)
+	} else if !told {
+		w.gone[n.ID] = time.Now()
 	}
 	w.mu.Unlock()
-	if one == nil || !bad || told {
-		return
+	switch {
+	case one == nil:
+	case one.row.Provisioning:
+		select {
+		case one.stirred <- struct{}{}:
+		default:
+		}
+	case bad && !told && one.row.Jobs:
+		// Mostly it is its own workflow that takes the cluster down: a moment later nobody watches it any more. Nodes that go
+		// together are told of once.
+		if !one.looking.Swap(true) {
+			time.AfterFunc(lookAfter, func() {
+				one.looking.Store(false)
+				if one.ctx.Err() == nil && !one.settled.Load() {
+					w.look(one.ctx, one.row)
+				}
+			})
+		}
+	case bad && !told:
+		w.look(ctx, one.row)
 	}
-	w.look(ctx, one.row)
+}
+
+// lookAfter is how long the going of a managed job's node is left alone.
+const lookAfter = 250 * time.Millisecond
+
+// missing says that the infra has reported that a node of a cluster is gone.
+func (w *watcher) missing(one *watch) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.ContainsFunc(one.row.Nodes, func(n providers.Node) bool { return w.gone[n.ID].After(n.CreatedAt) })
 }

@@ -44,7 +44,7 @@ func TestAwaitedNodesStop(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	began := time.Now()
-	go w.untilReady(ctx, p, &watch{row: activities.WatchRow{Name: "c", NumNodes: 1, Provisioning: true}})
+	go w.untilReady(ctx, p, providers.Features{}, &watch{row: activities.WatchRow{Name: "c", NumNodes: 1, Provisioning: true}})
 	select {
 	case o := <-h.told:
 		if o.Kind != activities.ObservedReady || time.Since(began) < time.Second {
@@ -54,7 +54,7 @@ func TestAwaitedNodesStop(t *testing.T) {
 		t.Fatal("nobody is told that the node has stopped")
 	}
 	p.state.Store(providers.NodePending)
-	go w.untilReady(ctx, p, &watch{row: activities.WatchRow{Name: "d", NumNodes: 1, Provisioning: true}})
+	go w.untilReady(ctx, p, providers.Features{}, &watch{row: activities.WatchRow{Name: "d", NumNodes: 1, Provisioning: true}})
 	select {
 	case o := <-h.told:
 		t.Errorf("told %q of a node that is on its way", o.Kind)

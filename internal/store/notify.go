@@ -2,6 +2,7 @@ package store
 
 import (
 	"strconv"
+	"strings"
 	"sync"
 )
 
@@ -23,10 +24,65 @@ func ClusterTopic(name string) string { return "cluster/" + name }
 // JobTopic is told of a managed job's rows and events.
 func JobTopic(id int64) string { return "job/" + strconv.FormatInt(id, 10) }
 
+// watchTopic is told of one watch; it reaches those who asked for WatchChanges only.
+const watchTopic = "watch/"
+
+// WatchChanges gathers which watches were put or removed, so that the reader of many need not read them all.
+type WatchChanges struct {
+	// C becomes readable when there is something to take.
+	C <-chan struct{}
+
+	mu     sync.Mutex
+	bell   chan struct{}
+	hashes map[string]struct{}
+}
+
+// Take gives the hashes of the watches that changed since the last call.
+func (c *WatchChanges) Take() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make([]string, 0, len(c.hashes))
+	for h := range c.hashes {
+		out = append(out, h)
+	}
+	clear(c.hashes)
+	return out
+}
+
+func (c *WatchChanges) add(hash string) {
+	c.mu.Lock()
+	c.hashes[hash] = struct{}{}
+	c.mu.Unlock()
+	select {
+	case c.bell <- struct{}{}:
+	default:
+	}
+}
+
+// WatchChanges tells of watches that this process puts or removes from now on. Call cancel when done.
+func (s *Store) WatchChanges() (c *WatchChanges, cancel func()) {
+	c = &WatchChanges{bell: make(chan struct{}, 1), hashes: map[string]struct{}{}}
+	c.C = c.bell
+	h := &s.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.watches == nil {
+		h.watches = map[*WatchChanges]struct{}{}
+	}
+	h.watches[c] = struct{}{}
+	return c, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.watches, c)
+	}
+}
+
 // hub tells subscribers of this process that something was committed.
 type hub struct {
 	mu   sync.Mutex
 	subs map[string]map[chan struct{}]struct{}
+	// watches are told of single watches.
+	watches map[*WatchChanges]struct{}
 }
 
 // Subscribe returns a channel that becomes readable after a commit that touched one of the topics; several commits may
@@ -66,6 +122,12 @@ func (h *hub) publish(topics map[string]struct{}) {
 	defer h.mu.Unlock()
 	all := false
 	for t := range topics {
+		if hash, ok := strings.CutPrefix(t, watchTopic); ok {
+			for c := range h.watches {
+				c.add(hash)
+			}
+			continue
+		}
 		all = all || (t != WatchTopic && t != AdmissionTopic && t != WaitTopic)
 		h.tell(t)
 	}

@@ -46,12 +46,14 @@ func (t *txn) putWatch(w Watch) error {
 		VALUES (?, ?, ?, ?, '', 0, 0) ON CONFLICT (hash) DO UPDATE SET cluster = excluded.cluster, data = excluded.data`,
 		w.Hash, w.Cluster, string(w.Data), w.Cursor)
 	t.touch(WatchTopic)
+	t.touch(watchTopic + w.Hash)
 	return err
 }
 
 func (t *txn) deleteWatch(hash string) error {
 	_, err := t.exec("DELETE FROM watches WHERE hash = ?", hash)
 	t.touch(WatchTopic)
+	t.touch(watchTopic + hash)
 	return err
 }
 
@@ -72,6 +74,17 @@ func (s *Store) Watch(ctx context.Context, hash string) (Watch, error) {
 		return w, fmt.Errorf("watch of %s: %w", hash, ErrNotFound)
 	}
 	return w, s.wrap(err)
+}
+
+// EachWatch calls f with every watch, and ends at its first error.
+func (s *Store) EachWatch(ctx context.Context, f func(Watch) error) error {
+	return s.collect(ctx, "SELECT "+watchColumns+" FROM watches", nil, func(r scanner) error {
+		w, err := scanWatch(r)
+		if err != nil {
+			return err
+		}
+		return f(w)
+	})
 }
 
 // LeaseWatches takes up to max watches that nobody holds, or whose lease ran out, for ttl. It returns those newly taken.

@@ -2,6 +2,7 @@ package simagent
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,8 +16,8 @@ type agent struct {
 	mu       sync.Mutex
 	state    state
 	dirty    bool
-	conns    map[*conn]bool
-	streams  int
+	conns    []*conn
+	streams  []*stream
 	changed  chan struct{} // closed at each change while somebody listens
 	disarm   func() bool
 	armedFor time.Time
@@ -60,7 +61,7 @@ type hookRun struct {
 
 func newAgent(f *Fleet, n Node) *agent {
 	now := f.o.Clock.Now()
-	return &agent{fleet: f, conns: map[*conn]bool{}, state: state{Node: n, IdleSince: now, BinarySHA: n.BinarySHA, Hooks: map[string]*hookRun{}}}
+	return &agent{fleet: f, state: state{Node: n, IdleSince: now, BinarySHA: n.BinarySHA}}
 }
 
 func (a *agent) now() time.Time { return a.fleet.o.Clock.Now() }
@@ -77,9 +78,14 @@ func (a *agent) end() {
 	if a.dirty && !a.dead {
 		a.fleet.save(&a.state)
 	}
-	if a.dirty && a.changed != nil {
-		close(a.changed)
-		a.changed = nil
+	if a.dirty {
+		for _, s := range a.streams {
+			a.feed(s)
+		}
+		if a.changed != nil {
+			close(a.changed)
+			a.changed = nil
+		}
 	}
 	a.dirty = false
 	a.arm()
@@ -183,7 +189,7 @@ func (a *agent) connect(c *conn, n Node) error {
 	if a.cutOff || a.cutUntil.After(a.now()) {
 		return timedOut(n.ID)
 	}
-	a.conns[c] = true
+	a.conns = append(a.conns, c)
 	old := a.state.Node
 	if !old.Started.Equal(n.Started) {
 		a.state.Node = n
@@ -212,13 +218,19 @@ func (a *agent) restarted() {
 
 func (a *agent) disconnect(c *conn) {
 	a.mu.Lock()
-	delete(a.conns, c)
-	a.mu.Unlock()
+	defer a.mu.Unlock()
+	a.conns = slices.DeleteFunc(a.conns, func(o *conn) bool { return o == c })
+	a.streams = slices.DeleteFunc(a.streams, func(s *stream) bool {
+		if s.c == c {
+			a.fleet.unfollow(s)
+		}
+		return s.c == c
+	})
 }
 
 // hangUp breaks all connections. The caller holds the lock; closing takes it, so it is done later.
 func (a *agent) hangUp() {
-	for c := range a.conns {
+	for _, c := range a.conns {
 		a.after = append(a.after, func() { c.Close() })
 	}
 }

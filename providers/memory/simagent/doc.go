@@ -11,6 +11,6 @@
 //
 // It must not know the cloud: the cloud says which node a connection is for, when a node dies, and is told when a node
 // ends itself. Invariants: those of agentapi (submitting is idempotent by key, lower epochs are refused, events are kept
-// until acknowledged); an idle agent holds no goroutine but its open streams; with a state file what was answered
+// until acknowledged); an idle agent holds no goroutine, also while its events are streamed; with a state file what was answered
 // survives the process.
 package simagent

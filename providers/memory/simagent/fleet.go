@@ -3,7 +3,6 @@ package simagent
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -43,14 +42,17 @@ type Options struct {
 // Fleet is the agents of a cloud.
 type Fleet struct {
 	o       Options
-	server  *http.Server
-	conns   chan net.Conn
-	closing chan struct{}
+	handler http.Handler
 	journal *journal.Journal
 
 	mu     sync.Mutex
 	agents map[string]*agent
 	closed bool
+
+	streamMu sync.Mutex
+	streams  map[*stream]bool
+	soonest  time.Duration // the shortest beat of a stream
+	beating  *time.Timer
 }
 
 // NewFleet makes a fleet, with the agents kept in the state file.
@@ -61,18 +63,12 @@ func NewFleet(o Options) (*Fleet, error) {
 	if o.Grace == 0 {
 		o.Grace = 2 * time.Minute
 	}
-	f := &Fleet{o: o, conns: make(chan net.Conn), closing: make(chan struct{}), agents: map[string]*agent{}}
+	f := &Fleet{o: o, handler: routes(), agents: map[string]*agent{}, streams: map[*stream]bool{}}
 	if o.StateFile != "" {
 		if err := f.open(); err != nil {
 			return nil, err
 		}
 	}
-	// The idle time is longer than the client's own, so that a client never writes into a connection just given up.
-	f.server = &http.Server{Handler: routes(), IdleTimeout: 30 * time.Second, ReadHeaderTimeout: time.Minute,
-		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, agentKey{}, c.(*conn).agent)
-		}}
-	go f.server.Serve(listener{f})
 	return f, nil
 }
 
@@ -145,23 +141,11 @@ func (f *Fleet) Dial(ctx context.Context, n Node) (net.Conn, error) {
 		f.agents[n.ID] = a
 	}
 	f.mu.Unlock()
-	ours, theirs := net.Pipe()
-	c := &conn{Conn: ours, agent: a}
+	c := newConn(a)
 	if err := a.connect(c, n); err != nil {
-		ours.Close()
-		theirs.Close()
 		return nil, err
 	}
-	select {
-	case f.conns <- c:
-		return theirs, nil
-	case <-ctx.Done():
-		c.Close()
-		return nil, ctx.Err()
-	case <-f.closing:
-		c.Close()
-		return nil, net.ErrClosed
-	}
+	return c, nil
 }
 
 // find gives an agent that has been dialled before.
@@ -231,46 +215,16 @@ func (f *Fleet) Close() error {
 		all = append(all, a)
 	}
 	f.mu.Unlock()
-	close(f.closing)
 	for _, a := range all {
 		a.quit()
 	}
-	err := f.server.Close()
 	if f.journal != nil {
-		err = errors.Join(err, f.journal.Close())
+		return f.journal.Close()
 	}
-	return err
+	return nil
 }
-
-// listener hands the connections that were dialled to the server.
-type listener struct{ f *Fleet }
-
-func (l listener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.f.conns:
-		return c, nil
-	case <-l.f.closing:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l listener) Close() error   { return nil }
-func (l listener) Addr() net.Addr { return &net.UnixAddr{Name: "simagent", Net: "unix"} }
 
 type agentKey struct{}
-
-// conn is the agent's end of a connection.
-type conn struct {
-	net.Conn
-	agent *agent
-	once  sync.Once
-}
-
-// Close closes it and lets the agent forget it.
-func (c *conn) Close() error {
-	c.once.Do(func() { c.agent.disconnect(c) })
-	return c.Conn.Close()
-}
 
 // timedOut is the error of a dial into a cut network.
 func timedOut(id string) error {

@@ -13,9 +13,6 @@ import (
 	"github.com/skyloom/skyloom/api"
 )
 
-// keepAlive is how often an idle event stream shows that the agent lives.
-const keepAlive = 15 * time.Second
-
 // routes is the protocol. One handler serves all agents: the connection says which.
 func routes() http.Handler {
 	m := http.NewServeMux()
@@ -40,7 +37,6 @@ func routes() http.Handler {
 		return j.Row, nil
 	}))
 	m.HandleFunc("GET /v1/jobs/{id}/logs", logs)
-	m.HandleFunc("GET /v1/events", events)
 	m.Handle("POST /v1/events/ack", with(func(a *agent, in struct{ Seq int64 }) (any, error) { return nil, a.ack(in.Seq) }))
 	m.Handle("PUT /v1/autostop", with(func(a *agent, in agentapi.Autostop) (any, error) { return a.setAutostop(in), nil }))
 	m.Handle("GET /v1/autostop", plain(func(a *agent, r *http.Request) (any, error) { return a.state.Autostop, nil }))
@@ -173,56 +169,6 @@ func (a *agent) ack(seq int64) error {
 	s.Events = append([]agentapi.Event(nil), s.Events...)
 	a.dirty = true
 	return nil
-}
-
-// events streams events as JSON lines until the client hangs up.
-func events(w http.ResponseWriter, r *http.Request) {
-	a := agentOf(r)
-	after, _ := strconv.ParseInt(r.URL.Query().Get("after"), 10, 64)
-	end := a.begin()
-	last := a.state.Seq
-	end()
-	if after > last {
-		refuse(w, fail(agentapi.KindConflict, "event %d is ahead of the last one, %d", after, last))
-		return
-	}
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	flush := http.NewResponseController(w)
-	if flush.Flush() != nil {
-		return
-	}
-	tick := time.NewTicker(keepAlive)
-	defer tick.Stop()
-	enc := json.NewEncoder(w)
-	for {
-		end := a.begin()
-		var send []agentapi.Event
-		for _, ev := range a.state.Events {
-			if ev.Seq > after {
-				send = append(send, ev)
-			}
-		}
-		bell := a.listen()
-		end() // may ring the bell for what advancing found: then we come here again at once
-		for _, ev := range send {
-			if enc.Encode(ev) != nil {
-				return
-			}
-			after = ev.Seq
-		}
-		if flush.Flush() != nil {
-			return
-		}
-		select {
-		case <-r.Context().Done():
-			return
-		case <-bell:
-		case <-tick.C:
-			if _, err := io.WriteString(w, "\n"); err != nil || flush.Flush() != nil {
-				return
-			}
-		}
-	}
 }
 
 // logView is what a reader of a job's log sees at one moment.
