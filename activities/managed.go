@@ -1,13 +1,8 @@
 package activities
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -210,88 +205,6 @@ func (a *Activities) EndAttempt(ctx context.Context, in EndInput) (NodesOutput, 
 	out, err := a.Deprovision(ctx, in.Nodes)
 	out.Warnings = append(warn, out.Warnings...)
 	return out, err
-}
-
-// LogDir is where the logs of an attempt of a managed job are kept.
-func LogDir(home string, managed int64, taskID, attempt int) string {
-	return filepath.Join(home, "logs", "jobs", fmt.Sprint(managed), fmt.Sprint(taskID), fmt.Sprint(attempt))
-}
-
-// keepLogs copies the raw logs of every rank. Files are written beside and renamed, so that a kept log is whole.
-func (a *Activities) keepLogs(ctx context.Context, in EndInput) error {
-	dir := LogDir(a.Home, in.Managed, in.Task, in.Attempt)
-	if _, err := os.Stat(filepath.Join(dir, "complete")); err == nil {
-		return nil
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	p, err := a.provider(in.Nodes.Provider)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, n := range in.Nodes.Nodes {
-		if err := a.keepNodeLog(ctx, p, n, in.JobID, dir); err != nil {
-			errs = append(errs, fmt.Errorf("node %d: %w", n.Rank, err))
-		}
-	}
-	if len(errs) > 0 {
-		return errors.Join(errs...)
-	}
-	return os.WriteFile(filepath.Join(dir, "complete"), nil, 0o600)
-}
-
-func (a *Activities) keepNodeLog(ctx context.Context, p providers.Provider, n providers.Node, job int64, dir string) (err error) {
-	quick, cancel := context.WithTimeout(ctx, 5*time.Minute)
-	defer cancel()
-	c, err := NodeClient(quick, p, n)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	body, err := c.Logs(quick, job, agentapi.LogQuery{})
-	if err != nil {
-		var said *agentapi.Error
-		if errors.As(err, &said) && said.Kind == agentapi.KindNotFound {
-			return nil // no rank of the job ran there
-		}
-		return err
-	}
-	defer body.Close()
-	r := agentapi.NewLogReader(body)
-	files := map[string]*os.File{}
-	writers := map[string]*bufio.Writer{}
-	defer func() {
-		for phase, f := range files {
-			err = errors.Join(err, writers[phase].Flush(), f.Close())
-			if err == nil {
-				err = os.Rename(f.Name(), filepath.Join(dir, fmt.Sprintf("%d-%s.log", n.Rank, phase)))
-			}
-		}
-	}()
-	for {
-		h, data, err := r.Next()
-		if err == io.EOF || err == nil && h.End {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if h.Phase == "" || h.Len == 0 {
-			continue
-		}
-		if files[h.Phase] == nil {
-			f, err := os.Create(filepath.Join(dir, fmt.Sprintf("%d-%s.tmp", n.Rank, h.Phase)))
-			if err != nil {
-				return err
-			}
-			files[h.Phase], writers[h.Phase] = f, bufio.NewWriterSize(f, 64<<10)
-		}
-		if _, err := io.Copy(writers[h.Phase], data); err != nil {
-			return err
-		}
-	}
 }
 
 // JudgeInput is what is known of an attempt that may have ended.

@@ -311,6 +311,8 @@ type WatchRow struct {
 	Jobs     bool   `json:"jobs,omitempty"`
 	// Checkpoint says what is saved of the attempt that runs.
 	Checkpoint *WatchedCheckpoint `json:"checkpoint,omitempty"`
+	// Log says whose log is kept while it runs.
+	Log *WatchedLog `json:"log,omitempty"`
 	// Provisioning says that the nodes are not ready yet: tell when they are.
 	Provisioning bool `json:"provisioning,omitempty"`
 }

@@ -102,10 +102,17 @@ func (a *Agent) after(seq int64, limit int) ([]agentapi.Event, <-chan struct{}) 
 	return append([]agentapi.Event(nil), evs...), a.changed
 }
 
-// streamEvents writes events after seq to w until ctx ends; flush is called whenever there is nothing more to send.
-func (a *Agent) streamEvents(ctx context.Context, w io.Writer, flush func(), seq int64, every time.Duration) error {
+// streamEvents writes events after seq to w until ctx ends; flush is called whenever there is nothing more to send. What push
+// has of a job's log goes between them.
+func (a *Agent) streamEvents(ctx context.Context, w io.Writer, flush func(), seq int64, every time.Duration, push *logPush) error {
 	enc := json.NewEncoder(w)
 	flush()
+	var look <-chan time.Time
+	if push != nil {
+		t := time.NewTicker(push.look)
+		defer t.Stop()
+		look = t.C
+	}
 	beat := time.NewTimer(every)
 	defer beat.Stop()
 	for {
@@ -125,8 +132,16 @@ func (a *Agent) streamEvents(ctx context.Context, w io.Writer, flush func(), seq
 			beat.Reset(every)
 			continue
 		}
+		if sent, err := push.push(enc); err != nil {
+			return err
+		} else if sent {
+			flush()
+			beat.Reset(every)
+			continue
+		}
 		select {
 		case <-more:
+		case <-look:
 		case <-beat.C:
 			if _, err := io.WriteString(w, "\n"); err != nil {
 				return err

@@ -223,8 +223,18 @@ func (a *Agent) getEvents(w http.ResponseWriter, r *http.Request) {
 	if beat, err := query(r, "beat"); err == nil && beat > 0 && beat < 60 {
 		every = time.Duration(beat) * time.Second
 	}
+	var follow agentapi.LogFollow
+	if id, err := query(r, "log"); err == nil {
+		follow.JobID = id
+		period, _ := query(r, "log_every")
+		follow.Every = time.Duration(min(period, 3600)) * time.Second
+		follow.Offsets = map[string]int64{}
+		for _, phase := range []string{phaseSetup, phaseRun} {
+			follow.Offsets[phase], _ = query(r, "offset_"+phase)
+		}
+	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
-	a.streamEvents(r.Context(), w, flusher(w), after, every)
+	a.streamEvents(r.Context(), w, flusher(w), after, every, a.newLogPush(follow))
 }
 
 func (a *Agent) getLogs(w http.ResponseWriter, r *http.Request) {

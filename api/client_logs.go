@@ -77,6 +77,7 @@ type logReader struct {
 	fn       func(LogChunk) error
 	progress func()
 	at       map[string]int64 // "rank/phase" → next byte wanted; of a managed job "task.attempt@rank/phase"
+	cuts     map[string]bool  // of a managed job: which ends were told
 	attempts map[int]int      // of a managed job: by task, the attempt that is read; nil otherwise
 	end      *LogEnd
 	began    bool
@@ -119,7 +120,11 @@ func (s *logReader) read(r *bufio.Reader) (done bool, err error) {
 			}
 		}
 		_, fresh := s.place(f)
-		if f.Len == 0 && !f.End && (!s.began || fresh) {
+		told := fmt.Sprintf("%d.%d/%d", f.Task, f.Attempt, f.Rank)
+		if news := f.Cut != "" && s.cuts != nil && !s.cuts[told]; f.Len == 0 && !f.End && (!s.began || fresh || news) {
+			if news {
+				s.cuts[told] = true
+			}
 			s.began = true
 			if err := s.fn(LogChunk{LogFrame: f}); err != nil {
 				return false, &finalError{err}

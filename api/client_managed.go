@@ -116,7 +116,7 @@ type ManagedLogEnd struct {
 // that it is complete (Follow: the job has ended). Calls without data name the job (the first one), or the attempt that
 // begins. When the connection is cut it asks again from where it was, so that no byte is repeated or lost.
 func (c *Client) ManagedLogs(ctx context.Context, id int64, f ManagedLogFilter, fn func(LogChunk) error) (*ManagedLogEnd, error) {
-	s := &logReader{fn: fn, at: map[string]int64{}, attempts: map[int]int{}, end: &LogEnd{JobID: id}}
+	s := &logReader{fn: fn, at: map[string]int64{}, attempts: map[int]int{}, cuts: map[string]bool{}, end: &LogEnd{JobID: id}}
 	w := c.newWait()
 	s.progress = w.reset
 	for {

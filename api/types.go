@@ -628,6 +628,8 @@ type LogFrame struct {
 	Task     int    `json:"task,omitempty"`
 	TaskName string `json:"task_name,omitempty"`
 	Attempt  int    `json:"attempt,omitempty"`
+	// Cut says that no more of a lost node's log could be kept, and why. Such a frame has no bytes.
+	Cut string `json:"cut,omitempty" doc:"no more of this rank's log could be kept, and why"`
 }
 
 // RankInJob is the rank within the job.

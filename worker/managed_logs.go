@@ -58,6 +58,14 @@ func (b *backend) StoredLog(_ context.Context, jobID int64, taskID, attempt int)
 	}
 	var out []httpapi.StoredLog
 	for _, e := range entries {
+		if r, ok := strings.CutSuffix(e.Name(), ".cut"); ok {
+			rank, err := strconv.Atoi(r)
+			why, rerr := os.ReadFile(filepath.Join(dir, e.Name()))
+			if err == nil && rerr == nil {
+				out = append(out, httpapi.StoredLog{Rank: rank, Cut: string(why)})
+			}
+			continue
+		}
 		name, ok := strings.CutSuffix(e.Name(), ".log")
 		r, phase, dash := strings.Cut(name, "-")
 		rank, err := strconv.Atoi(r)

@@ -38,6 +38,7 @@ type watcher struct {
 	// than the start.
 	stopSettle time.Duration
 	saver      *saver // of checkpoints; nil: they are not saved
+	home       string // where logs of managed jobs are kept while they run; empty: they are not
 
 	mu      sync.Mutex
 	running map[string]*watch // by cluster hash
@@ -241,7 +242,7 @@ func (w *watcher) serve(ctx context.Context, one *watch, cursor int64) {
 	}
 	var followed []providers.Node
 	for _, n := range one.row.Nodes {
-		if n.Rank != 0 && f.Confirms && one.notices == nil {
+		if n.Rank != 0 && f.Confirms && one.notices == nil && one.row.Log == nil {
 			continue // the infra tells when it is gone
 		}
 		followed = append(followed, n)
@@ -267,6 +268,7 @@ func (w *watcher) follow(ctx context.Context, p providers.Provider, f providers.
 		beat = beatUnconfirmed
 	}
 	h := &health{w: w, one: one, rank: n.Rank, confirms: f.Confirms}
+	kept := w.logOf(one, n.Rank)
 	if n.Rank != 0 {
 		cursor = 0
 	}
@@ -281,7 +283,11 @@ func (w *watcher) follow(ctx context.Context, p providers.Provider, f providers.
 				if n.Rank != 0 {
 					cursor = info.LastEvent
 				}
-				err = c.EventsEvery(ctx, cursor, beat, func(ev agentapi.Event) error {
+				err = c.EventsAndLog(ctx, cursor, beat, kept.follow(), func(ev agentapi.Event) error {
+					if ev.Type == agentapi.EventLog {
+						kept.take(ev.Log)
+						return nil
+					}
 					if n.Rank != 0 {
 						if ev.Type == agentapi.EventNotice {
 							one.notify(ev)

@@ -32,6 +32,8 @@ type machine struct {
 	owner string
 	// checkpoint says what is saved of the attempt that runs; nil: nothing.
 	checkpoint *activities.WatchedCheckpoint
+	// log says whose log is kept while it runs; nil: nobody's.
+	log *activities.WatchedLog
 	*shared
 }
 
@@ -268,7 +270,7 @@ func (m *machine) awaitReady(ctx workflow.Context, op cluster.Op, t activities.T
 
 // watch is the row by which the servers share out whom to watch.
 func (m *machine) watch(provisioning bool) store.Watch {
-	data := encode(activities.WatchRow{Name: m.st.Name, Ref: m.st.Ref, Provider: m.st.Provider, Nodes: m.st.Nodes, NumNodes: m.st.NumNodes, Epoch: m.st.Epoch, Provisioning: provisioning, Workflow: m.owner, Jobs: m.job > 0, Checkpoint: m.checkpoint})
+	data := encode(activities.WatchRow{Name: m.st.Name, Ref: m.st.Ref, Provider: m.st.Provider, Nodes: m.st.Nodes, NumNodes: m.st.NumNodes, Epoch: m.st.Epoch, Provisioning: provisioning, Workflow: m.owner, Jobs: m.job > 0, Checkpoint: m.checkpoint, Log: m.log})
 	return store.Watch{Hash: m.st.Ref.Hash, Cluster: m.st.Name, Data: data}
 }
 

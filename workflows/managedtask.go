@@ -130,7 +130,13 @@ func (j *job) show(r *taskRun, kind api.EventKind, format string, args ...any) {
 	r.Row.Seq++
 	ev := r.m.event(cluster.Op{Auto: true}, kind, "job", format, args...)
 	ev.Attempt, ev.NextRetry = r.Row.Attempt, r.Row.NextRetry
-	r.m.record("write the job's row", store.Batch{ManagedJobs: []api.ManagedJob{r.Row}, Events: []store.Event{ev}})
+	b := store.Batch{ManagedJobs: []api.ManagedJob{r.Row}, Events: []store.Event{ev}}
+	if l := r.m.log; l != nil && r.Row.Status == api.ManagedRunning && l.ClusterJob != r.JobID { // another attempt on the same cluster
+		r.m.log = &activities.WatchedLog{Job: j.in.ID, Task: r.Index, Attempt: r.Row.Attempt, ClusterJob: r.JobID}
+		r.m.checkpoint = nil
+		b.Watches = []store.Watch{r.m.watch(false)}
+	}
+	r.m.record("write the job's row", b)
 	workflow.SetCurrentDetails(r.m.root, fmt.Sprintf("**%s** · attempt %d · recoveries %d\n\n%s", r.Row.Status, r.Row.Attempt, r.Row.Recoveries, ev.Message))
 }
 
@@ -191,6 +197,8 @@ func (j *job) bringUp(ctx workflow.Context, r *taskRun, spec activities.ManagedT
 	// The epoch rises over all attempts of the job: agents and stores refuse those of a stale one.
 	r.St.Epoch = int64(r.Row.Attempt) << 16
 	r.m.checkpoint = nil
+	// The first job on a cluster has the number 1. That its log is to be kept is known before it begins.
+	r.m.log = &activities.WatchedLog{Job: j.in.ID, Task: r.Index, Attempt: r.Row.Attempt, ClusterJob: 1}
 	op := cluster.Op{Key: j.in.Body.RequestID, Auto: true}
 	fail, again := r.m.bringUp(ctx, op, in, plan)
 	if fail != nil {

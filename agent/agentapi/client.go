@@ -177,10 +177,21 @@ func (c *Client) Events(ctx context.Context, after int64, fn func(Event) error) 
 // EventsEvery is Events with an agent that shows at least every beat (whole seconds) that it lives; the stream counts as
 // broken after two and a half beats of silence. Zero: the agent's own 15 s, and a minute.
 func (c *Client) EventsEvery(ctx context.Context, after int64, beat time.Duration, fn func(Event) error) error {
+	return c.EventsAndLog(ctx, after, beat, LogFollow{}, fn)
+}
+
+// EventsAndLog is EventsEvery with the output of a job in between. An agent that knows no such thing sends none.
+func (c *Client) EventsAndLog(ctx context.Context, after int64, beat time.Duration, log LogFollow, fn func(Event) error) error {
 	path, limit := "/v1/events?after="+strconv.FormatInt(after, 10), eventSilence
 	if s := int64(beat / time.Second); s > 0 {
 		path += "&beat=" + strconv.FormatInt(s, 10)
 		limit = beat * 5 / 2
+	}
+	if log.JobID > 0 {
+		path += fmt.Sprintf("&log=%d&log_every=%d", log.JobID, log.Every/time.Second)
+		for phase, off := range log.Offsets {
+			path += fmt.Sprintf("&offset_%s=%d", url.QueryEscape(phase), off)
+		}
 	}
 	body, err := c.open(ctx, "GET", path, nil, "")
 	if err != nil {

@@ -181,6 +181,7 @@ const (
 	EventHook     EventType = "hook"
 	EventNotice   EventType = "notice" // a spot notice arrived
 	EventNode     EventType = "node"   // the agent started, a peer was lost, a disk filled
+	EventLog      EventType = "log"    // output of the job that the reader follows; it has no Seq and is not kept
 )
 
 // Event is one line of GET /v1/events?after=SEQ (newline-delimited JSON; an empty line at least every 15 s shows the
@@ -194,6 +195,23 @@ type Event struct {
 	Hook     *HookState `json:"hook,omitempty"`
 	Message  string     `json:"message,omitempty"`
 	Seconds  int        `json:"seconds,omitempty"` // of a notice: the time that is left
+	Log      *LogBytes  `json:"log,omitempty"`
+}
+
+// LogBytes is output of a job on this node, from an offset of the raw log of a phase on.
+type LogBytes struct {
+	JobID  int64  `json:"job_id"`
+	Phase  string `json:"phase"`
+	Offset int64  `json:"offset"`
+	Data   []byte `json:"data"`
+}
+
+// LogFollow asks for a job's output along with the events: GET /v1/events?log=ID&log_every=SECONDS&offset_run=…&offset_setup=….
+// It comes at most once in Every (16 MiB at most), and only if there is any.
+type LogFollow struct {
+	JobID   int64 // 0: none
+	Every   time.Duration
+	Offsets map[string]int64 // by phase: where to go on
 }
 
 // LogQuery selects a part of a job's log on one node: GET /v1/jobs/{id}/logs. The answer is framed (api.LogFrame).

@@ -128,6 +128,13 @@ func tail(ctx context.Context, s *session.Session, c *api.Client, id int64, f ap
 		if ch.Lost > 0 {
 			s.IO.Warnf("%d bytes of the log of rank %d are no longer there.", ch.Lost, ch.Rank)
 		}
+		if ch.Cut != "" {
+			if err := p.Close(); err != nil {
+				return err
+			}
+			s.IO.Notef("%s", s.IO.ErrStyle(session.Dim, fmt.Sprintf("── the log of %s may be cut here: %s ──", ch.Node, ch.Cut)))
+			return nil
+		}
 		if len(ch.Data) == 0 && ch.Attempt > 0 {
 			if err := p.Close(); err != nil {
 				return err

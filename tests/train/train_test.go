@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/skyloom/skyloom/activities"
 	"github.com/skyloom/skyloom/api"
 	"github.com/skyloom/skyloom/tests/testserver"
 )
@@ -350,6 +351,68 @@ run: |
 	}
 	if l := x.checkpoints(); len(l) != 2 || l[0].Why != "notice" || l[0].Files != 4 || l[1].Why != "demand" {
 		t.Errorf("%+v", l)
+	}
+}
+
+// TestLogOfALostNode loses nodes without a notice: what they had printed is there all the same, but for the last seconds.
+func TestLogOfALostNode(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	x := start(t, ctx, func(string) string {
+		return `name: talks
+num_nodes: 2
+resources: {infra: local, use_spot: true}
+setup: echo setup of $SKYPILOT_SETUP_NODE_RANK
+run: |
+  echo rank $SKYPILOT_NODE_RANK attempt $SKYPILOT_ATTEMPT
+  i=0
+  while [ $SKYPILOT_ATTEMPT -lt 2 ]; do i=$((i+1)); echo line $i; sleep 0.05; done
+  echo the end
+`
+	})
+	// Kept is what would be left if the nodes were lost now.
+	kept := func(rank int, phase string) string {
+		b, _ := os.ReadFile(filepath.Join(activities.LogDir(x.s.Home, 1, 0, 1), fmt.Sprintf("%d-%s.log", rank, phase)))
+		return string(b)
+	}
+	x.until("the log of both nodes is kept while they run", func() bool {
+		for rank := range 2 {
+			if kept(rank, "setup") != fmt.Sprintf("setup of %d\n", rank) || strings.Count(kept(rank, "run"), "\n") < 20 {
+				return false
+			}
+		}
+		return true
+	})
+	lines := strings.Count(kept(1, "run"), "\n")
+	x.preempt(x.row().Cluster, 0)
+	x.until("the job ends", func() bool { return x.row().Status.Terminal() })
+	text, cuts := map[string]string{}, map[string]bool{}
+	end, err := x.s.Client.ManagedLogs(ctx, x.id, api.ManagedLogFilter{}, func(c api.LogChunk) error {
+		text[fmt.Sprintf("%d/%d-%s", c.Attempt, c.Rank, c.Phase)] += string(c.Data)
+		if c.Cut != "" {
+			cuts[fmt.Sprintf("%d/%d", c.Attempt, c.Rank)] = true
+			t.Log(c.Cut)
+		}
+		return nil
+	})
+	if err != nil || end.Status != api.ManagedSucceeded {
+		t.Fatalf("%+v %v", end, err)
+	}
+	for rank := range 2 {
+		first := text[fmt.Sprintf("1/%d-run", rank)]
+		want := fmt.Sprintf("rank %d attempt 1\n", rank)
+		for i := 1; len(want) < len(first); i++ {
+			want += fmt.Sprintf("line %d\n", i)
+		}
+		if !strings.HasPrefix(want, first) || strings.Count(first, "\n") < lines {
+			t.Errorf("node %d, attempt 1, of which %d lines were kept before: %.200q", rank, lines, first)
+		}
+		if got := text[fmt.Sprintf("2/%d-run", rank)]; got != fmt.Sprintf("rank %d attempt 2\nthe end\n", rank) {
+			t.Errorf("node %d, attempt 2: %q", rank, got)
+		}
+		if !cuts[fmt.Sprintf("1/%d", rank)] || cuts[fmt.Sprintf("2/%d", rank)] {
+			t.Errorf("said to be cut: %v", cuts)
+		}
 	}
 }
 

@@ -204,7 +204,8 @@ type taskLog struct {
 	attempt   int // that is read; 0: not begun
 	at        map[int]offsets
 	announced bool
-	ended     int64 // job on the cluster whose log was read to its end, of this attempt
+	cuts      map[int]bool // ranks of which was said that their log is cut
+	ended     int64        // job on the cluster whose log was read to its end, of this attempt
 }
 
 func (t *taskLog) run(ctx context.Context) error {
@@ -226,7 +227,7 @@ func (t *taskLog) run(ctx context.Context) error {
 			if err := t.kept(ctx); err != nil {
 				return err
 			}
-			t.attempt, t.at, t.announced, t.ended, t.tail, tries = t.attempt+1, map[int]offsets{}, false, 0, 0, 0
+			t.attempt, t.at, t.announced, t.ended, t.tail, tries, t.cuts = t.attempt+1, map[int]offsets{}, false, 0, 0, 0, nil
 		}
 		if over {
 			return nil
@@ -361,7 +362,9 @@ func (t *taskLog) kept(ctx context.Context) error {
 	if t.tail > 0 && !t.began() {
 		tails = map[int]string{}
 		for _, l := range logs {
-			tails[l.Rank] = l.Phase
+			if l.Cut == "" {
+				tails[l.Rank] = l.Phase
+			}
 		}
 	}
 	nodes := 0
@@ -369,6 +372,9 @@ func (t *taskLog) kept(ctx context.Context) error {
 		nodes = max(nodes, l.Rank+1)
 	}
 	for _, l := range logs {
+		if l.Cut != "" {
+			continue
+		}
 		at := t.at[l.Rank]
 		if at == nil {
 			at = offsets{}
@@ -382,7 +388,29 @@ func (t *taskLog) kept(ctx context.Context) error {
 			return err
 		}
 	}
+	for _, l := range logs {
+		if l.Cut == "" || t.cuts[l.Rank] {
+			continue
+		}
+		if err := t.announce(nodes); err != nil {
+			return err
+		}
+		if err := t.out.frame(api.LogFrame{Rank: l.Rank, Node: nodeOf(l.Rank), Task: t.task, Attempt: t.attempt, Cut: l.Cut}, nil); err != nil {
+			return err
+		}
+		if t.cuts == nil {
+			t.cuts = map[int]bool{}
+		}
+		t.cuts[l.Rank] = true
+	}
 	return nil
+}
+
+func nodeOf(rank int) string {
+	if rank == 0 {
+		return "head"
+	}
+	return fmt.Sprintf("worker%d", rank)
 }
 
 // began says that bytes of the attempt were sent.
@@ -411,10 +439,7 @@ func (t *taskLog) keptFile(ctx context.Context, l StoredLog, at offsets, from in
 	} else if _, err := f.Seek(from, io.SeekStart); err != nil {
 		return err
 	}
-	node := "head"
-	if l.Rank > 0 {
-		node = fmt.Sprintf("worker%d", l.Rank)
-	}
+	node := nodeOf(l.Rank)
 	buf := make([]byte, 64<<10)
 	for ctx.Err() == nil {
 		n, err := f.Read(buf)

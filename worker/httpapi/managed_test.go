@@ -213,7 +213,11 @@ func (k keptLogs) open(_ int64, task, attempt int) (out []StoredLog, err error) 
 		var rank int
 		var phase string
 		fmt.Sscanf(strings.Replace(name, "-", " ", 1), "%d %s", &rank, &phase)
-		out = append(out, StoredLog{rank, phase, func() (io.ReadSeekCloser, error) { return memFile{bytes.NewReader([]byte(text))}, nil }})
+		if phase == "cut" {
+			out = append(out, StoredLog{Rank: rank, Cut: text})
+			continue
+		}
+		out = append(out, StoredLog{rank, phase, "", func() (io.ReadSeekCloser, error) { return memFile{bytes.NewReader([]byte(text))}, nil }})
 	}
 	return out, nil
 }
@@ -225,7 +229,9 @@ func (c *collector) story(k api.LogChunk) error {
 	if k.Lost > 0 {
 		return fmt.Errorf("lost %d bytes", k.Lost)
 	}
-	if k.Len > 0 {
+	if k.Cut != "" {
+		c.got[fmt.Sprintf("%d.%d/%d is cut", k.Task, k.Attempt, k.Rank)] += k.Cut
+	} else if k.Len > 0 {
 		c.got[fmt.Sprintf("%d.%d/%d-%s", k.Task, k.Attempt, k.Rank, k.Phase)] += string(k.Data)
 	} else if k.Attempt > 0 {
 		c.got["attempts"] += fmt.Sprintf("%d.%d ", k.Task, k.Attempt)
@@ -235,10 +241,10 @@ func (c *collector) story(k api.LogChunk) error {
 
 func TestManagedLogsKept(t *testing.T) {
 	e := newEnv(t)
-	e.be.stored = keptLogs{"0.1": {"0-setup": "s\n", "0-run": "a1\n", "1-run": "w\n"}, "0.3": {"0-run": "b1\nb2\nb3\n"}, "1.1": {"0-run": "second\n"}}.open
+	e.be.stored = keptLogs{"0.1": {"0-setup": "s\n", "0-run": "a1\n", "1-run": "w\n", "1-cut": "no route"}, "0.3": {"0-run": "b1\nb2\nb3\n"}, "1.1": {"0-run": "second\n"}}.open
 	e.putManaged(api.ManagedJob{ID: 1, NumTasks: 2, Name: "p", TaskName: "one", Status: api.ManagedSucceeded, Attempt: 3, Seq: 1},
 		api.ManagedJob{ID: 1, TaskID: 1, NumTasks: 2, Name: "p", TaskName: "two", Status: api.ManagedFailed, FailureReason: "exit 3", Attempt: 1, Seq: 1})
-	all := map[string]string{"attempts": "0.1 0.3 1.1 ", "0.1/0-setup": "s\n", "0.1/0-run": "a1\n", "0.1/1-run": "w\n", "0.3/0-run": "b1\nb2\nb3\n", "1.1/0-run": "second\n"}
+	all := map[string]string{"attempts": "0.1 0.3 1.1 ", "0.1/0-setup": "s\n", "0.1/0-run": "a1\n", "0.1/1-run": "w\n", "0.1/1 is cut": "no route", "0.3/0-run": "b1\nb2\nb3\n", "1.1/0-run": "second\n"}
 	for _, c := range []struct {
 		f      api.ManagedLogFilter
 		want   map[string]string
@@ -292,7 +298,10 @@ func TestManagedLogsFollowed(t *testing.T) {
 	keep := func(attempt, text string) {
 		e.be.mu.Lock()
 		defer e.be.mu.Unlock()
-		kept[attempt] = map[string]string{"0-run": text}
+		kept[attempt] = map[string]string{"0-run": text, "0-cut": "gone"}
+		if attempt == "0.3" {
+			delete(kept[attempt], "0-cut")
+		}
 	}
 	seq := int64(0)
 	put := func(st api.ManagedStatus, attempt int, cluster string) {
@@ -348,7 +357,7 @@ func TestManagedLogsFollowed(t *testing.T) {
 	if r.err != nil || r.end.Status != api.ManagedSucceeded || r.end.JobID != id {
 		t.Fatalf("%+v %v", r.end, r.err)
 	}
-	want := map[string]string{"attempts": "0.1 0.3 ", "0.1/0-run": "one\ntwo\nthree\n", "0.3/0-run": strings.Repeat(long, 20)}
+	want := map[string]string{"attempts": "0.1 0.3 ", "0.1/0-run": "one\ntwo\nthree\n", "0.1/0 is cut": "gone", "0.3/0-run": strings.Repeat(long, 20)}
 	if fmt.Sprint(got.got) != fmt.Sprint(want) {
 		t.Errorf("%.300q", got.got)
 	}

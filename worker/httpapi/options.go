@@ -59,10 +59,11 @@ type NodeClient struct {
 	Client *agentapi.Client
 }
 
-// StoredLog is the kept log of one rank and phase.
+// StoredLog is the kept log of one rank and phase, or the word that the end of a rank's log could not be brought.
 type StoredLog struct {
 	Rank  int
-	Phase string // setup or run
+	Phase string // setup or run; empty with Cut
+	Cut   string // why the rank's log ends here, perhaps before its end
 	Open  func() (io.ReadSeekCloser, error)
 }
 
