@@ -28,6 +28,7 @@ type Claim struct {
 	Installation string `json:"installation"`
 	Cluster      string `json:"cluster"`
 	Hash         string `json:"hash"`
+	Nodes        int    `json:"nodes,omitempty"` // of the cluster
 	User         string `json:"user,omitempty"`  // who launched it
 	Login        string `json:"login,omitempty"` // whom the node's processes belong to on this machine
 

@@ -136,6 +136,9 @@ func unameArch() string {
 	return unix.ByteSliceToString(u.Machine[:])
 }
 
+// contendsFor is how long a claim counts as one of a moment ago, by the machine's own clock.
+const contendsFor = 15 * time.Second
+
 // info tells about the machine.
 func (h *host) info(ctx context.Context) (*Info, error) {
 	m, gpuErr := machine(ctx, h.root())
@@ -162,7 +165,8 @@ func (h *host) info(ctx context.Context) (*Info, error) {
 		i.FreeGPUs = append(i.FreeGPUs, g.ID)
 	}
 	for _, c := range live {
-		i.Claims = append(i.Claims, Holder{Node: c.ID, Installation: c.Installation, Cluster: c.Cluster, User: c.User, CPUs: c.CPUs, MemoryGB: c.MemoryGB, GPUs: c.GPUs})
+		i.Claims = append(i.Claims, Holder{Node: c.ID, Installation: c.Installation, Cluster: c.Cluster, User: c.User, CPUs: c.CPUs, MemoryGB: c.MemoryGB, GPUs: c.GPUs,
+			Contends: c.Nodes > 1 && time.Since(c.Since) < contendsFor})
 	}
 	return i, nil
 }

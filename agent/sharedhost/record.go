@@ -81,7 +81,7 @@ func (r *record) save() error {
 
 // claim is the claim of the node with a holder of its own.
 func (r *record) claim(login string) claims.Claim {
-	return claims.Claim{ID: r.ID, Installation: r.Installation, Cluster: r.Cluster, Hash: r.Hash, User: r.User, Login: login,
+	return claims.Claim{ID: r.ID, Installation: r.Installation, Cluster: r.Cluster, Hash: r.Hash, Nodes: r.Nodes, User: r.User, Login: login,
 		CPUs: r.Ask.CPUs, MemoryGB: r.Ask.MemoryGB, GPUs: r.Devices, Dir: r.dir, Config: r.config(), Mark: r.mark(),
 		Boot: claims.BootID(), Holder: proctree.Self(), Isolated: r.Isolated, Since: time.Now().UTC()}
 }

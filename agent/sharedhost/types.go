@@ -150,6 +150,9 @@ type Holder struct {
 	CPUs         float64  `json:"cpus"`
 	MemoryGB     float64  `json:"memory_gb"`
 	GPUs         []string `json:"gpus,omitempty"`
+	// Contends says that it is of a cluster of several nodes and was taken a moment ago: the create may still be going on, and
+	// may give it back if it does not get its other hosts.
+	Contends bool `json:"contends,omitempty"`
 }
 
 // States of a node.

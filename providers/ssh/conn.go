@@ -493,7 +493,7 @@ func (l *link) run(ctx context.Context, command string, stdin io.Reader) (stdout
 
 const (
 	lookAfter = 2 * time.Second // a command that takes longer may be one on a dead host
-	lookFor   = 3 * time.Second // what a living host takes at most to show that it lives
+	lookFor   = 5 * time.Second // what a living host takes at most to show that it lives
 )
 
 // errCut is a host that went away in the middle of something.

@@ -42,7 +42,7 @@ func (p *Provider) Extend(ctx context.Context, req providers.CreateRequest, rank
 	return p.create(ctx, req, ranks, true)
 }
 
-func (p *Provider) create(ctx context.Context, req providers.CreateRequest, ranks []int, beside bool) ([]providers.Node, error) {
+func (p *Provider) create(ctx context.Context, req providers.CreateRequest, ranks []int, beside bool) (nodes []providers.Node, err error) {
 	if err := p.valid(req); err != nil {
 		return nil, err
 	}
@@ -55,12 +55,12 @@ func (p *Provider) create(ctx context.Context, req providers.CreateRequest, rank
 		return nil, err
 	}
 	defer unlock()
-	defer p.notify()
+	defer func() { p.notify(req.Cluster, err == nil) }()
 	n, err := p.existing(ctx, req, ranks, beside)
 	if err != nil {
 		return nil, err
 	}
-	b := &bringUp{p: p, ctx: ctx, req: req, ranks: ranks, n: n, hosts: hosts, failed: map[*link]bool{}}
+	b := &bringUp{p: p, ctx: ctx, req: req, ranks: ranks, beside: beside, n: n, hosts: hosts, failed: map[*link]bool{}}
 	return b.run()
 }
 
@@ -165,17 +165,25 @@ type bringUp struct {
 	ctx   context.Context
 	req   providers.CreateRequest
 	ranks []int
-	n     *note
-	hosts []*host
+	// beside says that the cluster has other nodes.
+	beside bool
+	n      *note
+	hosts  []*host
 
 	failed map[*link]bool // hosts that have said no
 	why    reasons
 	fresh  []int // ranks that this call made
 	unfit  int   // hosts that never can
 	down   int
+	// contended are hosts that were full with claims of gangs that are being made too, with the first in rank of these.
+	contended map[*host]string
+	yields    int       // how often this create gave way
+	waits     time.Time // for others to give way, since when
+	expected  []func()  // each takes back what this create is expected to take of a host
 }
 
 func (b *bringUp) run() ([]providers.Node, error) {
+	defer b.expectNothing()
 	b.p.begins(b.req.Cluster)
 	var again []attempt
 	for _, rank := range b.ranks {
@@ -209,7 +217,10 @@ func (b *bringUp) run() ([]providers.Node, error) {
 			return nil, internal(b.ctx.Err(), "create %s", b.req.Cluster.NameOnCloud())
 		}
 		if len(found) < len(missing) {
-			return nil, b.giveUp(len(missing) - len(found))
+			if b.contend() {
+				continue
+			}
+			return nil, b.giveUp()
 		}
 		var tries []attempt
 		for i, h := range found {
@@ -271,7 +282,7 @@ func (b *bringUp) prepare(need int) []*host {
 		if time.Since(when) > fresh {
 			err = nil
 		}
-		pick, cands = append(pick, h), append(cands, candidate{h.Name, info, err})
+		pick, cands = append(pick, h), append(cands, candidate{h.Name, info, err, h.state.awaited()})
 	}
 	try, never := order(cands, b.req.Spec)
 	for i, h := range pick {
@@ -290,6 +301,7 @@ func (b *bringUp) prepare(need int) []*host {
 			i := try[next]
 			next++
 			open++
+			b.expected = append(b.expected, pick[i].state.expect(b.req.Spec))
 			go func() {
 				_, err := pick[i].link.broughtUp(b.ctx, b.agent(), true)
 				answers <- answer{i, err}
@@ -328,6 +340,13 @@ func (b *bringUp) prepare(need int) []*host {
 		out = append(out, pick[i])
 	}
 	return out
+}
+
+func (b *bringUp) expectNothing() {
+	for _, f := range b.expected {
+		f()
+	}
+	b.expected = nil
 }
 
 func (b *bringUp) agent() providers.AgentSource {
@@ -388,6 +407,12 @@ func (b *bringUp) make(tries []attempt) error {
 			}
 			delete(b.n.Ranks, a.rank)
 			b.refuse(a.host, said.Msg, said.Kind == sharedhost.KindUnfit)
+			if rival := rivalOf(r.reply.Info); said.Kind == sharedhost.KindFull && rival != "" {
+				if b.contended == nil {
+					b.contended = map[*host]string{}
+				}
+				b.contended[a.host] = rival
+			}
 		case known:
 			// The node was made by an earlier try: where its host is silent nobody knows what it does.
 			fatal = &providers.Error{Kind: providers.UnknownOutcome, Scope: providers.ScopeCloud, Msg: fmt.Sprintf("ssh: host %s, which has node %d, does not answer", a.host.Name, a.rank), Err: r.err}
@@ -439,20 +464,29 @@ func (b *bringUp) one(a attempt) (r sharedhost.Reply, sent bool, err error) {
 	}
 }
 
-// giveUp removes what this call made and says why there is no room.
-func (b *bringUp) giveUp(short int) error {
+// release removes what this create made, and forgets what it noted down.
+func (b *bringUp) release() error {
 	ref := b.req.Cluster
+	var err error
 	if len(b.fresh) > 0 {
 		var ids []string
 		for _, rank := range b.fresh {
 			ids = append(ids, nodeID(ref, rank))
 		}
-		if err := b.p.deleteLocked(context.WithoutCancel(b.ctx), ref, ids); err != nil && !providers.Is(err, providers.NotFound) {
-			b.p.log.Warn("ssh: nodes of a create that failed are left for now", "cluster", ref.NameOnCloud(), "err", err)
+		if err = b.p.deleteLocked(context.WithoutCancel(b.ctx), ref, ids); providers.Is(err, providers.NotFound) {
+			err = nil
 		}
 	}
 	if b.n = b.p.noteOf(ref); b.n == nil {
 		b.p.over(ref)
+	}
+	return err
+}
+
+// giveUp removes what this call made and says why there is no room.
+func (b *bringUp) giveUp() error {
+	if err := b.release(); err != nil {
+		b.p.log.Warn("ssh: nodes of a create that failed are left for now", "cluster", b.req.Cluster.NameOnCloud(), "err", err)
 	}
 	// The hosts that said nothing: they would take a node, or are known to be full.
 	for _, h := range b.hosts {

@@ -56,6 +56,9 @@ func until(t *testing.T, limit time.Duration, what string, ok func() bool) {
 	}
 }
 
+// impatient does not wait long for hosts that are cut off, but long enough for those of a busy machine.
+func impatient(o *Options) { o.ConnectTimeout = 5 * time.Second }
+
 // claimsOn counts the claims on a host.
 func claimsOn(t *testing.T, h *lab.Host) int {
 	t.Helper()
@@ -85,7 +88,7 @@ func info2(t *testing.T, p *Provider, n providers.Node) (agentapi.Info, error) {
 func TestSilentHost(t *testing.T) {
 	t.Parallel()
 	l := labOf(t, lab.Options{Hosts: 3, Host: lab.HostSpec{CPUs: 4, MemoryMB: 4 << 10}})
-	p := open(t, l, func(o *Options) { o.ConnectTimeout = time.Second })
+	p := open(t, l, impatient)
 	ref := cluster("silent")
 	ns := create(t, p, ref, 2, small)
 	before, err := info2(t, p, ns[1])
@@ -112,11 +115,11 @@ func TestSilentHost(t *testing.T) {
 	if err := h.Join(); err != nil {
 		t.Fatal(err)
 	}
-	until(t, 15*time.Second, "the node answers again", func() bool {
+	until(t, 30*time.Second, "the node answers again", func() bool {
 		after, err := info2(t, p, ns[1])
 		return err == nil && after.StartedAt.Equal(before.StartedAt)
 	})
-	until(t, 15*time.Second, "the cluster is deleted", func() bool {
+	until(t, 30*time.Second, "the cluster is deleted", func() bool {
 		return providers.Is(p.Delete(t.Context(), ref, nil), providers.NotFound)
 	})
 	if n := claimsOn(t, h); n != 0 {
@@ -131,7 +134,7 @@ func TestSilentHost(t *testing.T) {
 func TestGoneForGood(t *testing.T) {
 	t.Parallel()
 	l := labOf(t, lab.Options{Hosts: 2})
-	p := open(t, l, func(o *Options) { o.ConnectTimeout = 5 * time.Second })
+	p := open(t, l, impatient)
 	ref := cluster("lost")
 	n := create(t, p, ref, 2, small)[1]
 	h := hostOfNode(t, l, n)
@@ -156,7 +159,7 @@ func TestGoneForGood(t *testing.T) {
 func TestTurnsUpAgain(t *testing.T) {
 	t.Parallel()
 	l := labOf(t, lab.Options{Hosts: 2})
-	p := open(t, l, func(o *Options) { o.ConnectTimeout = 5 * time.Second })
+	p := open(t, l, impatient)
 	ref := cluster("lost")
 	h := hostOfNode(t, l, create(t, p, ref, 2, small)[1])
 	if err := h.Cut(); err != nil {
@@ -190,7 +193,7 @@ func TestTurnsUpAgain(t *testing.T) {
 func TestFallsSilentWhileMaking(t *testing.T) {
 	t.Parallel()
 	l := labOf(t, lab.Options{Hosts: 2})
-	p := open(t, l, func(o *Options) { o.ConnectTimeout = time.Second })
+	p := open(t, l, impatient)
 	hosts, err := p.pool("lab")
 	if err != nil {
 		t.Fatal(err)
@@ -203,8 +206,12 @@ func TestFallsSilentWhileMaking(t *testing.T) {
 	}
 	b := &bringUp{p: p, ctx: t.Context(), req: req, ranks: []int{0}, n: n, hosts: hosts, failed: map[*link]bool{}}
 	found := b.prepare(1)
-	if len(found) != 1 || found[0].Name != l.Host(0).Addr {
+	if len(found) != 1 {
 		t.Fatalf("prepared %v", found)
+	}
+	first, second := l.Host(0), l.Host(1)
+	if found[0].Name != first.Addr { // of a busy machine the second may be ready first
+		first, second = second, first
 	}
 	// The node is made, and the answer never arrives.
 	n.Ranks[0] = &noted{Host: found[0].Host}
@@ -214,25 +221,25 @@ func TestFallsSilentWhileMaking(t *testing.T) {
 	if _, _, err := b.one(attempt{0, found[0]}); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Host(0).Cut(); err != nil {
+	if err := first.Cut(); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.make([]attempt{{0, found[0]}}); err != nil {
 		t.Fatal(err)
 	}
 	ns, err := b.run()
-	if err != nil || len(ns) != 1 || ns[0].ExternalIP != l.Host(1).Addr {
+	if err != nil || len(ns) != 1 || ns[0].ExternalIP != second.Addr {
 		t.Fatalf("it went on to %+v, %v", ns, err)
 	}
-	if err := l.Host(0).Join(); err != nil {
+	if err := first.Join(); err != nil {
 		t.Fatal(err)
 	}
-	until(t, 20*time.Second, "the first node is removed", func() bool {
+	until(t, time.Minute, "the first node is removed", func() bool {
 		got := list(t, p, ref)
-		if len(got) != 1 || got[0].ExternalIP != l.Host(1).Addr {
+		if len(got) != 1 || got[0].ExternalIP != second.Addr {
 			t.Errorf("listed %+v", got)
 		}
-		return claimsOn(t, l.Host(0)) == 0
+		return claimsOn(t, first) == 0
 	})
 	if err := p.Delete(t.Context(), ref, nil); err != nil {
 		t.Error(err)
@@ -243,7 +250,7 @@ func TestFallsSilentWhileMaking(t *testing.T) {
 func TestReboot(t *testing.T) {
 	t.Parallel()
 	l := labOf(t, lab.Options{Specs: []lab.HostSpec{{Name: "g", CPUs: 4, MemoryMB: 4 << 10, GPUs: []lab.GPU{{Name: "H100", Count: 1, MemoryMB: 81920}}}}})
-	p := open(t, l, func(o *Options) { o.ConnectTimeout = time.Second })
+	p := open(t, l, impatient)
 	s := small
 	s.Accelerator, s.AcceleratorCount = "H100", 1
 	ref := cluster("reboot")
@@ -258,7 +265,7 @@ func TestReboot(t *testing.T) {
 	if err := h.Boot(); err != nil {
 		t.Fatal(err)
 	}
-	until(t, 20*time.Second, "it is stopped", func() bool { return list(t, p, ref)[0].State == providers.NodeStopped })
+	until(t, time.Minute, "it is stopped", func() bool { return list(t, p, ref)[0].State == providers.NodeStopped })
 	other := cluster("taker")
 	create(t, p, other, 1, s) // the share is free
 	_, err := p.Start(t.Context(), ref, "s1", nil)
@@ -284,7 +291,7 @@ func TestReboot(t *testing.T) {
 func TestAllOrNone(t *testing.T) {
 	t.Parallel()
 	l := labOf(t, lab.Options{Hosts: 3, Host: lab.HostSpec{CPUs: 4, MemoryMB: 4 << 10}})
-	p := open(t, l, func(o *Options) { o.ConnectTimeout = time.Second })
+	p := open(t, l, nil)
 	// Another server's cluster, which this one has not heard of, fills a host.
 	q := openAt(t, l, homeOf(t, l), nil)
 	hog := providers.ClusterRef{Installation: "another", Name: "hog", Hash: nonce()[:8]}
@@ -327,14 +334,14 @@ func homeOf(t *testing.T, l *lab.Lab) string {
 func TestNewKey(t *testing.T) {
 	t.Parallel()
 	l := labOf(t, lab.Options{Hosts: 1})
-	p := open(t, l, func(o *Options) { o.ConnectTimeout = time.Second })
+	p := open(t, l, impatient)
 	ref := cluster("key")
 	create(t, p, ref, 1, small)
 	if err := l.Host(0).Recreate(); err != nil {
 		t.Fatal(err)
 	}
 	var err error
-	until(t, 20*time.Second, "the new key is noticed", func() bool {
+	until(t, time.Minute, "the new key is noticed", func() bool {
 		_, err = p.Create(t.Context(), request(cluster("next"), 1, small))
 		return err != nil && strings.Contains(err.Error(), "has changed")
 	})
@@ -345,7 +352,7 @@ func TestNewKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Now the host says itself that the node is not there.
-	until(t, 20*time.Second, "the lost node is gone", func() bool { return providers.Is(p.Delete(t.Context(), ref, nil), providers.NotFound) })
+	until(t, time.Minute, "the lost node is gone", func() bool { return providers.Is(p.Delete(t.Context(), ref, nil), providers.NotFound) })
 	next := cluster("next")
 	create(t, p, next, 1, small)
 	if err := p.Delete(t.Context(), next, nil); err != nil {
@@ -401,9 +408,9 @@ func TestEndsItself(t *testing.T) {
 	if _, err := c.SetAutostop(t.Context(), agentapi.Autostop{Generation: 1, IdleSeconds: 0.2}); err != nil {
 		t.Fatal(err)
 	}
-	until(t, 20*time.Second, "it has stopped", func() bool { return list(t, p, ref)[0].State == providers.NodeStopped })
+	until(t, time.Minute, "it has stopped", func() bool { return list(t, p, ref)[0].State == providers.NodeStopped })
 	other := cluster("next")
-	until(t, 10*time.Second, "its share is free", func() bool {
+	until(t, 30*time.Second, "its share is free", func() bool {
 		_, err := p.Create(t.Context(), request(other, 1, providers.NodeSpec{CPUs: 2, MemoryGB: 2}))
 		return err == nil
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -48,6 +49,12 @@ func TestMain(m *testing.M) {
 		b, _ := os.ReadFile(theAgent.path)
 		sum := sha256.Sum256(b)
 		theAgent.sha = hex.EncodeToString(sum[:])
+		// The tests wait for hosts more than they compute.
+		flag.Parse()
+		if err := flag.Set("test.parallel", "4"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 		return m.Run()
 	}())
 }
@@ -125,6 +132,7 @@ var skips = map[string]string{
 }
 
 func TestSuite(t *testing.T) {
+	t.Parallel()
 	l := labOf(t, lab.Options{Hosts: 4, Host: lab.HostSpec{CPUs: 8, MemoryMB: 16 << 10}})
 	providertest.Run(t, providertest.Options{New: func(t *testing.T) providertest.Harness { return harness(t, l) }, Skips: skips})
 }

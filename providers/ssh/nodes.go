@@ -234,7 +234,7 @@ func notFound(err error) bool {
 
 // Delete ends nodes for good and removes their files. It answers once their processes are gone. A host that does not answer
 // makes it fail: nobody knows then what runs there.
-func (p *Provider) Delete(ctx context.Context, ref providers.ClusterRef, nodeIDs []string) error {
+func (p *Provider) Delete(ctx context.Context, ref providers.ClusterRef, nodeIDs []string) (err error) {
 	if err := checkRef(ref); err != nil {
 		return err
 	}
@@ -246,7 +246,7 @@ func (p *Provider) Delete(ctx context.Context, ref providers.ClusterRef, nodeIDs
 		return err
 	}
 	defer unlock()
-	defer p.notify()
+	defer func() { p.notify(ref, err == nil || providers.Is(err, providers.NotFound)) }()
 	return p.deleteLocked(ctx, ref, nodeIDs)
 }
 
@@ -386,7 +386,7 @@ func (p *Provider) Start(ctx context.Context, ref providers.ClusterRef, token st
 	return p.change(ctx, ref, nil, sharedhost.VerbStart, token, src)
 }
 
-func (p *Provider) change(ctx context.Context, ref providers.ClusterRef, ids []string, verb, token string, src providers.AgentSource) ([]providers.Node, error) {
+func (p *Provider) change(ctx context.Context, ref providers.ClusterRef, ids []string, verb, token string, src providers.AgentSource) (nodes []providers.Node, err error) {
 	if err := checkRef(ref); err != nil {
 		return nil, err
 	}
@@ -398,7 +398,7 @@ func (p *Provider) change(ctx context.Context, ref providers.ClusterRef, ids []s
 		return nil, err
 	}
 	defer unlock()
-	defer p.notify()
+	defer func() { p.notify(ref, err == nil || providers.Is(err, providers.NotFound)) }()
 	hosts, n, err := p.members(ref, ids)
 	if err != nil {
 		return nil, err

@@ -17,10 +17,34 @@ type candidate struct {
 	name string
 	info *sharedhost.Info // nil: not known yet
 	err  error            // of the last try to reach it; nil: none
+	// expected are the shares that others are about to take.
+	expected []providers.NodeSpec
+}
+
+// beside is what a host has beside the shares that others are about to take.
+func beside(i *sharedhost.Info, expected []providers.NodeSpec) *sharedhost.Info {
+	if i == nil || len(expected) == 0 {
+		return i
+	}
+	c := *i
+	c.FreeGPUs = slices.Clone(i.FreeGPUs)
+	for _, s := range expected {
+		c.FreeCPUs, c.FreeMemoryGB = c.FreeCPUs-s.CPUs, c.FreeMemoryGB-s.MemoryGB
+		for range devices(s) {
+			at := slices.IndexFunc(c.FreeGPUs, func(id string) bool {
+				return slices.ContainsFunc(i.GPUs, func(g sharedhost.GPU) bool { return g.ID == id && strings.EqualFold(g.Name, s.Accelerator) })
+			})
+			if at >= 0 {
+				c.FreeGPUs = slices.Delete(c.FreeGPUs, at, at+1)
+			}
+		}
+	}
+	return &c
 }
 
 // order sorts hosts by how likely and how well they take a node, and leaves out those that never can, with the reason.
-// First come hosts with room, the emptiest before others, so that load spreads; then those not known yet; then those that
+// First come hosts with room, the emptiest before others, so that load spreads; what creates that are going on may take
+// counts as taken. Then come those not known yet; then those that
 // were full when last seen, since what they hold may have ended; last those that did not answer. Among equals the order of
 // the file decides.
 func order(all []candidate, want providers.NodeSpec) (try []int, never map[int]string) {
@@ -38,10 +62,14 @@ func order(all []candidate, want providers.NodeSpec) (try []int, never map[int]s
 				never[i] = why
 				continue
 			}
-			load[i] = used(c.info, want)
-			if !room(c.info, want) {
+			now := beside(c.info, c.expected)
+			load[i] = used(now, want)
+			if !room(now, want) {
 				class[i] = 2
 			}
+		}
+		if class[i] == 1 {
+			load[i] = float64(len(c.expected))
 		}
 		try = append(try, i)
 	}

@@ -51,6 +51,15 @@ func TestOrder(t *testing.T) {
 	if got, want := names(try), []string{"empty", "busy", "gpus", "other", "taken", "unknown", "full", "down"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("without GPUs: %v, want %v", got, want)
 	}
+	all[2].expected = []providers.NodeSpec{cpu, cpu, cpu}
+	if try, _ := order(all, cpu); names(try)[0] != "busy" {
+		t.Errorf("beside three others that are about to come: %v", names(try))
+	}
+	all[6].expected = []providers.NodeSpec{gpu}
+	if try, _ := order(all, gpu); !reflect.DeepEqual(names(try), []string{"unknown", "taken", "gpus", "down"}) {
+		t.Errorf("with GPUs, beside another: %v", names(try))
+	}
+	all[2].expected, all[6].expected = nil, nil
 	if len(never) != 1 || !strings.Contains(never[5], "it has 1 CPUs, 2 asked for") {
 		t.Errorf("never: %v", never)
 	}

@@ -52,7 +52,7 @@ type Provider struct {
 	notes  map[string]*note  // by cluster's name and hash
 	ended  map[string]time.Time
 	locks  map[string]*lock
-	bells  map[chan struct{}]bool
+	bells  map[*bell]bool
 }
 
 var (
@@ -81,7 +81,7 @@ func New(o Options) (*Provider, error) {
 		o.Dial = (&net.Dialer{}).DialContext
 	}
 	p := &Provider{o: o, log: o.Logger, states: map[string]*state{}, notes: map[string]*note{}, ended: map[string]time.Time{}, locks: map[string]*lock{},
-		bells: map[chan struct{}]bool{},
+		bells: map[*bell]bool{},
 		net:   &network{dial: o.Dial, pins: &pins{file: filepath.Join(o.Home, "ssh", "known_hosts_pools")}, home: o.UserHome, timeout: o.ConnectTimeout, links: map[string]*link{}}}
 	if err := p.loadNotes(); err != nil {
 		return nil, err
@@ -120,6 +120,33 @@ type state struct {
 	note string
 	err  error // of the last try; nil: it went well
 	when time.Time
+	// expected are what creates that are going on may take of it.
+	expected map[*providers.NodeSpec]bool
+}
+
+// expect notes that a create is about to take a share of the host, until undo is called.
+func (s *state) expect(spec providers.NodeSpec) (undo func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.expected == nil {
+		s.expected = map[*providers.NodeSpec]bool{}
+	}
+	s.expected[&spec] = true
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.expected, &spec)
+	}
+}
+
+// awaited gives what creates that are going on may take.
+func (s *state) awaited() (out []providers.NodeSpec) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for x := range s.expected {
+		out = append(out, *x)
+	}
+	return out
 }
 
 func (s *state) learn(r sharedhost.Reply) {
@@ -359,16 +386,34 @@ func (p *Provider) lock(ctx context.Context, ref providers.ClusterRef) (unlock f
 	}
 }
 
-// notify rings every watch.
-func (p *Provider) notify() {
+// bell wakes a watch.
+type bell struct {
+	ring    chan struct{}
+	changed map[providers.ClusterRef]bool // since it was last looked at
+	all     bool                          // something is not as the notes have it
+}
+
+// notify rings every watch: something was done to a cluster. Where it went well, the notes tell what its nodes do now.
+func (p *Provider) notify(ref providers.ClusterRef, well bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for b := range p.bells {
+		b.changed[ref] = true
+		b.all = b.all || !well
 		select {
-		case b <- struct{}{}:
+		case b.ring <- struct{}{}:
 		default:
 		}
 	}
+}
+
+// answered takes what a bell rang for.
+func (p *Provider) answered(b *bell) (changed map[providers.ClusterRef]bool, all bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	changed, all = b.changed, b.all || p.o.Shared
+	b.changed, b.all = map[providers.ClusterRef]bool{}, false
+	return changed, all
 }
 
 // handle is the provider's own part of a node.

@@ -9,24 +9,29 @@ import (
 	"github.com/skyloom/skyloom/providers"
 )
 
-// WatchNodes calls f for every change under the tag until ctx ends. Only hosts that have nodes are asked: every so often, and
-// at once when something was done there or the connection to them ended. A host that falls silent changes nothing.
+// WatchNodes calls f for every change under the tag until ctx ends. Hosts that have nodes are asked every so often, and at
+// once when the connection to one ended or something went wrong; what was done by this provider is told as the hosts
+// answered then, without asking again. A host that falls silent changes nothing.
 func (p *Provider) WatchNodes(ctx context.Context, tag providers.Tag, f func(providers.Node)) error {
-	bell := make(chan struct{}, 1)
+	w := &watch{p: p, tag: tag, f: f, last: map[string]providers.Node{}, bell: &bell{ring: make(chan struct{}, 1), changed: map[providers.ClusterRef]bool{}}}
 	p.mu.Lock()
-	p.bells[bell] = true
+	p.bells[w.bell] = true
 	p.mu.Unlock()
 	defer func() {
 		p.mu.Lock()
-		delete(p.bells, bell)
+		delete(p.bells, w.bell)
 		p.mu.Unlock()
 	}()
-	w := &watch{p: p, tag: tag, f: f, last: map[string]providers.Node{}, bell: bell}
 	for {
 		w.round(ctx)
-		if !w.rest(ctx) {
-			return ctx.Err()
+		next := time.NewTimer(p.o.Poll)
+		for again := false; !again; {
+			var ok bool
+			if again, ok = w.rest(ctx, next.C); !ok {
+				return ctx.Err()
+			}
 		}
+		next.Stop()
 	}
 }
 
@@ -34,10 +39,39 @@ type watch struct {
 	p    *Provider
 	tag  providers.Tag
 	f    func(providers.Node)
-	bell chan struct{}
+	bell *bell
 
 	mu   sync.Mutex
 	last map[string]providers.Node // told, by id
+}
+
+// noted tells of clusters what their notes say.
+func (w *watch) noted(changed map[providers.ClusterRef]bool) {
+	is := map[string]bool{}
+	for ref := range changed {
+		n := w.p.noteOf(ref)
+		if n == nil || ref.Installation != w.tag.Installation && w.tag.Installation != "" || ref.Hash != w.tag.ClusterHash && w.tag.ClusterHash != "" {
+			continue
+		}
+		for _, x := range n.Ranks {
+			if x.Node != nil {
+				is[x.Node.ID] = true
+				w.tell(node(x.Host, x.Addr, *x.Node))
+			}
+		}
+	}
+	w.mu.Lock()
+	var gone []providers.Node
+	for id, n := range w.last {
+		if changed[n.Cluster] && !is[id] && n.State != providers.NodeGone {
+			n.State, n.Reason = providers.NodeGone, "deleted"
+			gone = append(gone, n)
+		}
+	}
+	w.mu.Unlock()
+	for _, n := range gone {
+		w.tell(n)
+	}
 }
 
 // round asks every host that has nodes.
@@ -117,8 +151,8 @@ func (w *watch) tell(n providers.Node) {
 	}
 }
 
-// rest waits for the next round; false if ctx ended.
-func (w *watch) rest(ctx context.Context) bool {
+// rest waits until the hosts are to be asked again, or something was done; ok is false if ctx ended.
+func (w *watch) rest(ctx context.Context, next <-chan time.Time) (again, ok bool) {
 	lost := make(chan struct{}, 1)
 	stop := make(chan struct{})
 	defer close(stop)
@@ -140,20 +174,21 @@ func (w *watch) rest(ctx context.Context) bool {
 			}()
 		}
 	}
-	t := time.NewTimer(w.p.o.Poll)
-	defer t.Stop()
 	select {
 	case <-ctx.Done():
-		return false
-	case <-t.C:
-	case <-w.bell:
+		return false, false
+	case <-next:
+	case <-w.bell.ring:
+		changed, all := w.p.answered(w.bell)
+		w.noted(changed)
+		return all, true
 	case <-lost:
 		// A host that is being restarted may take a moment to be found dead or back.
 		select {
 		case <-ctx.Done():
-			return false
+			return false, false
 		case <-time.After(min(dialAgain, w.p.o.Poll)):
 		}
 	}
-	return true
+	return true, true
 }

@@ -25,6 +25,21 @@ type instance struct {
 	bin    string
 	pid    int
 	client *api.Client
+
+	start func(name string, args ...string) *exec.Cmd // nil: on this machine
+	env   []string                                    // of all its programs, after what they have anyhow
+	http  *http.Client                                // nil: the usual one
+}
+
+// command is a program of the instance's, with its environment.
+func (in *instance) command(name string, args ...string) *exec.Cmd {
+	start := in.start
+	if start == nil {
+		start = exec.Command
+	}
+	cmd := start(name, args...)
+	cmd.Env = append(append(os.Environ(), "SKY_HOME="+in.home), in.env...)
+	return cmd
 }
 
 func (b *bench) instance(config string) (*instance, error) {
@@ -32,7 +47,7 @@ func (b *bench) instance(config string) (*instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &instance{home: home, bin: b.bin}, os.WriteFile(filepath.Join(home, "config.yaml"), []byte(config), 0o600)
+	return &instance{home: home, bin: b.bin, env: []string{"SKYLOOM_NO_SSH_CONFIG=1"}}, os.WriteFile(filepath.Join(home, "config.yaml"), []byte(config), 0o600)
 }
 
 // serve starts the server as a child, and waits until it answers; debug lets it be profiled.
@@ -42,11 +57,10 @@ func (in *instance) serve(debug bool) error {
 		return err
 	}
 	defer log.Close()
-	server := exec.Command(filepath.Join(in.bin, "sky-server"))
+	server := in.command(filepath.Join(in.bin, "sky-server"))
 	if debug {
 		server.Args = append(server.Args, "--debug")
 	}
-	server.Env = append(os.Environ(), "SKY_HOME="+in.home, "SKYLOOM_NO_SSH_CONFIG=1")
 	server.Stdout, server.Stderr = log, log
 	if err := server.Start(); err != nil {
 		return err
@@ -85,15 +99,17 @@ func (in *instance) connect() error {
 	if err != nil {
 		return err
 	}
-	in.pid, in.client = at.PID, api.NewClient(at.URL, strings.TrimSpace(string(token)))
+	var options []api.Option
+	if in.http != nil {
+		options = append(options, api.WithHTTPClient(in.http))
+	}
+	in.pid, in.client = at.PID, api.NewClient(at.URL, strings.TrimSpace(string(token)), options...)
 	return nil
 }
 
 func (in *instance) close() {
 	for _, args := range [][]string{{"down", "-a", "-u", "-y"}, {"api", "stop"}} {
-		cmd := exec.Command(filepath.Join(in.bin, "sky"), args...)
-		cmd.Env = append(os.Environ(), "SKY_HOME="+in.home, "SKYLOOM_NO_SSH_CONFIG=1")
-		if out, err := cmd.CombinedOutput(); err != nil {
+		if out, err := in.command(filepath.Join(in.bin, "sky"), args...).CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "clean-up: sky %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
 	}
@@ -108,9 +124,8 @@ func (in *instance) close() {
 // sky runs the program and gives its CPU time and how long it took.
 func (b *bench) sky(in *instance, args ...string) (cpu, wall time.Duration, err error) {
 	cmd := exec.Command(filepath.Join(b.bin, "sky"), args...)
-	cmd.Env = os.Environ()
 	if in != nil {
-		cmd.Env = append(cmd.Env, "SKY_HOME="+in.home, "SKYLOOM_NO_SSH_CONFIG=1")
+		cmd = in.command(cmd.Path, args...)
 	}
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -214,8 +229,9 @@ func (b *bench) profile(in *instance, name string) (stop func()) {
 	}
 }
 
-// agentOf finds the processes of a cluster's head agent: the one that supervises, and the one that serves.
-func agentOf(home, cluster string) ([]int, error) {
+// agentOf finds the processes of the agents of the nodes in a folder whose names begin with that of their cluster: those
+// that supervise, and those that serve.
+func agentOf(nodes, cluster string) ([]int, error) {
 	procs, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		return nil, err
@@ -223,7 +239,7 @@ func agentOf(home, cluster string) ([]int, error) {
 	var pids []int
 	for _, path := range procs {
 		raw, err := os.ReadFile(path)
-		if err != nil || !bytes.Contains(raw, []byte("sky-agent")) || !bytes.Contains(raw, []byte(home+"/local/"+cluster+"-")) {
+		if err != nil || !bytes.Contains(raw, []byte("sky-agent")) || !bytes.Contains(raw, []byte(nodes+"/"+cluster+"-")) {
 			continue
 		}
 		if pid, err := strconv.Atoi(strings.Split(path, "/")[2]); err == nil {

@@ -284,6 +284,19 @@ func agents(t *testing.T, h *lab.Host) (out []string) {
 	return out
 }
 
+// empty waits until no host has a process or a claim of ours.
+func (s *site) empty(when string) {
+	s.Helper()
+	s.until(time.Minute, "nothing of ours holds or runs "+when, func() bool {
+		for _, h := range s.lab.Hosts() {
+			if len(agents(s.T, h)) > 0 || len(claimed(s.T, h)) > 0 {
+				return false
+			}
+		}
+		return true
+	})
+}
+
 // claimed reads the claims on a host.
 func claimed(t *testing.T, h *lab.Host) (out []map[string]any) {
 	t.Helper()

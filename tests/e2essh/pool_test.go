@@ -38,14 +38,7 @@ func TestPool(t *testing.T) {
 	s.sky("cancel", "-y", "gang", "-a")
 	s.sky("queue", "gang").has("CANCELLED").hasNot("RUNNING")
 	s.sky("stop", "-y", "gang")
-	for _, h := range l.Hosts() {
-		if a := agents(t, h); len(a) > 0 {
-			t.Errorf("%s after stop: %v", h.Name, a)
-		}
-		if c := claimed(t, h); len(c) > 0 {
-			t.Errorf("claims on %s after stop: %v", h.Name, c)
-		}
-	}
+	s.empty("after stop")
 	s.sky("start", "-y", "gang")
 	s.sky("exec", "gang", "--num-nodes", "3", "echo back on $SKYPILOT_NODE_RANK").has("back on 0", "back on 1", "back on 2")
 	s.kill()
@@ -53,14 +46,7 @@ func TestPool(t *testing.T) {
 	s.sky("exec", "gang", "echo after the kill").has("after the kill")
 	s.fails("ssh", "down").has("clusters have nodes on these hosts: gang", "sky down gang")
 	s.sky("down", "-y", "gang")
-	s.until(10*time.Second, "nothing of the cluster is left", func() bool {
-		for _, h := range l.Hosts() {
-			if len(agents(t, h)) > 0 || len(claimed(t, h)) > 0 {
-				return false
-			}
-		}
-		return true
-	})
+	s.empty("after down")
 	s.sky("ssh", "down").has("clean").hasNot("not clean")
 	noTrace(t, l)
 	// The next launch prepares the hosts again.

@@ -271,11 +271,7 @@ func (s *site) rests() {
 	p := s.sky("stop", "-y", "gang")
 	s.Logf("stop: %v", p.took)
 	s.sky("status", "gang").has("STOPPED")
-	for _, h := range s.lab.Hosts() {
-		if a, c := agents(s.T, h), claimed(s.T, h); len(a) > 0 || len(c) > 0 {
-			s.Errorf("%s after stop: %v %v", h.Name, a, c)
-		}
-	}
+	s.empty("after stop")
 	s.fails("exec", "gang", "true").has("sky start gang")
 	s.kill()
 	s.start()
