@@ -1,0 +1,162 @@
+package faults
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/skyloom/skyloom/api"
+	"github.com/skyloom/skyloom/providers"
+	"github.com/skyloom/skyloom/providers/memory"
+	"github.com/skyloom/skyloom/tests/faults/world"
+)
+
+const (
+	pending    = api.ManagedPending
+	starting   = api.ManagedStarting
+	running    = api.ManagedRunning
+	recovering = api.ManagedRecovering
+	cancelling = api.ManagedCancelling
+	cancelled  = api.ManagedCancelled
+	succeeded  = api.ManagedSucceeded
+)
+
+// Every state of a managed job, and every way from one to the next. It takes two minutes: back-off between rounds is real.
+func TestManagedStates(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for back-off in real time")
+	}
+	w := world.NewReal(t, world.Options{Seed: 5, Cloud: memory.Config{CreateDelay: memory.Duration(1500 * time.Millisecond), DeleteLag: memory.Duration(time.Second)}})
+	w.Acts.Home = t.TempDir()
+	full := providers.Errorf(providers.NoCapacity, providers.ScopeCloud, "no capacity anywhere")
+	auth := providers.Errorf(providers.AuthFailed, providers.ScopeCloud, "the key is not accepted")
+	const (
+		work  = "resources: {cpus: 2+, use_spot: true}\nrun: sleep 4\n"
+		ages  = "resources: {cpus: 2+, use_spot: true}\nrun: sleep 36000\n"
+		retry = "resources: {cpus: 2+, job_recovery: {max_restarts_on_errors: 1}}\nrun: sleep 2; exit 3\n"
+	)
+	type states = []api.ManagedStatus
+	cases := []struct {
+		name, text           string
+		faults               []memory.Fault // of its cluster
+		do                   func(m *world.Managed)
+		want                 []states // of each task
+		recoveries, restarts int
+	}{
+		{name: "succeeds", text: work, want: []states{{pending, starting, running, succeeded}}},
+		{name: "nothing-to-run", text: "setup: echo hello\n", want: []states{{pending, succeeded}}},
+		{name: "fails", text: "run: sleep 2; exit 3\n", want: []states{{pending, starting, running, api.ManagedFailed}}},
+		{name: "setup-fails", text: "setup: exit 1\nrun: echo never\n", want: []states{{pending, starting, running, api.ManagedFailedSetup}}},
+		{name: "never-fits", text: "resources: {cpus: 100000}\nrun: echo never\n", want: []states{{pending, starting, api.ManagedFailedPrechecks}}},
+		{name: "refused", text: work, faults: []memory.Fault{{Err: auth, Times: -1}}, want: []states{{pending, starting, api.ManagedFailedPrechecks}}},
+		{name: "preempted", text: work, do: func(m *world.Managed) { m.Take(0) }, want: []states{{pending, starting, running, recovering, running, succeeded}}, recoveries: 1},
+		{name: "one-of-two-lost", text: "num_nodes: 2\n" + work, do: func(m *world.Managed) { m.Take(1) }, want: []states{{pending, starting, running, recovering, running, succeeded}}, recoveries: 1},
+		{name: "restarted", text: retry, want: []states{{pending, starting, running, recovering, running, api.ManagedFailed}}, restarts: 1},
+		{name: "no-room", text: work, faults: []memory.Fault{{Err: full}}, want: []states{{pending, starting, pending, starting, running, succeeded}}},
+		{name: "no-room-again", text: work, faults: []memory.Fault{{Err: full, Skip: 1}}, do: func(m *world.Managed) {
+			m.Take(0)
+			m.Until("a next try", func(rows []api.ManagedJob) bool { return rows[0].NextRetry != nil })
+		}, want: []states{{pending, starting, running, recovering, running, succeeded}}, recoveries: 1},
+		{name: "refused-later", text: work, faults: []memory.Fault{{Err: auth, Skip: 1, Times: -1}}, do: func(m *world.Managed) { m.Take(0) },
+			want: []states{{pending, starting, running, recovering, api.ManagedFailedPrechecks}}, recoveries: 1},
+		{name: "cancelled-waiting", text: work, faults: []memory.Fault{{Err: full, Times: -1}}, do: func(m *world.Managed) {
+			m.Until("a next try", func(rows []api.ManagedJob) bool { return rows[0].NextRetry != nil })
+			m.Cancel()
+		}, want: []states{{pending, starting, pending, cancelling, cancelled}}},
+		{name: "cancelled-starting", text: ages, do: func(m *world.Managed) { m.Is(starting); m.Cancel() }, want: []states{{pending, starting, cancelling, cancelled}}},
+		{name: "cancelled-running", text: ages, do: func(m *world.Managed) { m.Is(running); m.Cancel() }, want: []states{{pending, starting, running, cancelling, cancelled}}},
+		{name: "cancelled-recovering", text: ages, faults: []memory.Fault{{Err: full, Skip: 1, Times: -1}}, do: func(m *world.Managed) {
+			m.Take(0)
+			m.Until("a next try", func(rows []api.ManagedJob) bool { return rows[0].NextRetry != nil })
+			m.Cancel()
+		}, want: []states{{pending, starting, running, recovering, cancelling, cancelled}}, recoveries: 1},
+		{name: "pipeline", text: "name: p\n---\nname: one\nrun: sleep 2\n---\nname: two\nrun: sleep 2; exit 1\n---\nname: three\nrun: echo never\n",
+			want: []states{{pending, starting, running, succeeded}, {pending, starting, running, api.ManagedFailed}, {pending, cancelled}}},
+		{name: "group", text: "name: g\nexecution: parallel\nprimary_tasks: [one]\n---\nname: one\nrun: sleep 6\n---\nname: two\nrun: sleep 36000\n",
+			want: []states{{pending, starting, running, succeeded}, {pending, starting, running, cancelling, cancelled}}},
+	}
+	jobs := make([]*world.Managed, len(cases))
+	for i, c := range cases {
+		name := c.name
+		text := c.text
+		if len(c.want) == 1 {
+			text = "name: " + name + "\n" + text
+		}
+		id := int64(i + 1)
+		for _, f := range c.faults {
+			f.Call, f.Cluster = "create", fmt.Sprintf("%s-%d", name, id)
+			w.Cloud.Script(f)
+		}
+		jobs[i] = w.StartJob(id, 0, 0, text)
+	}
+	done := make(chan int)
+	for i, c := range cases {
+		go func() {
+			defer func() { done <- i }()
+			if c.do != nil {
+				c.do(jobs[i])
+			}
+		}()
+	}
+	for range cases {
+		<-done
+	}
+	for i, c := range cases {
+		rows := jobs[i].Ended()
+		jobs[i].Close()
+		for k, want := range c.want {
+			// The first state may have passed before anybody looked.
+			if got := jobs[i].Seen[k]; !slices.Equal(got, want) && !slices.Equal(got, want[1:]) {
+				t.Errorf("%s, task %d: went through %v, want %v (%s)", c.name, k, got, want, rows[k].FailureReason)
+			}
+		}
+		if rows[0].Recoveries != c.recoveries || rows[0].Restarts != c.restarts {
+			t.Errorf("%s: %d recoveries and %d restarts, want %d and %d", c.name, rows[0].Recoveries, rows[0].Restarts, c.recoveries, c.restarts)
+		}
+		if st, why := rows[0].Status, rows[0].FailureReason; st != succeeded && why == "" {
+			t.Errorf("%s: %s, and nobody says why", c.name, st)
+		}
+	}
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Second) {
+		left, err := w.Cloud.List(context.Background(), providers.Tag{Installation: w.Store.Installation()})
+		if err == nil && len(left) == 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("nodes are left: %v %v", left, err)
+		}
+	}
+}
+
+// A cancel that races the job's own end: one of the two wins, for good, and nothing is left.
+func TestManagedCancelRacesTheEnd(t *testing.T) {
+	w := world.NewReal(t, world.Options{Seed: 6})
+	w.Acts.Home = t.TempDir()
+	var jobs []*world.Managed
+	for i := range 10 {
+		m := w.StartJob(int64(i+1), 0, 0, "name: race\nrun: sleep 2\n")
+		jobs = append(jobs, m)
+		time.AfterFunc(1800*time.Millisecond+time.Duration(i)*60*time.Millisecond, func() { _ = w.Client.CancelWorkflow(context.Background(), m.WorkflowID(), "") })
+	}
+	ends := map[api.ManagedStatus]int{}
+	for _, m := range jobs {
+		rows := m.Ended()
+		ends[rows[0].Status]++
+		if s := rows[0].Status; s != succeeded && s != cancelled {
+			t.Errorf("job %d: %s", m.ID, s)
+		}
+		time.Sleep(100 * time.Millisecond)
+		m.Close()
+		for i, s := range m.Seen[0] {
+			if s.Terminal() && i < len(m.Seen[0])-1 {
+				t.Errorf("job %d left a terminal state: %v", m.ID, m.Seen[0])
+			}
+		}
+	}
+	t.Log(ends)
+	if left, err := w.Cloud.List(context.Background(), providers.Tag{Installation: w.Store.Installation()}); err != nil || len(left) > 0 {
+		t.Errorf("nodes are left: %v %v", left, err)
+	}
+}
