@@ -3,6 +3,7 @@ package filesync
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -65,6 +66,39 @@ func BenchmarkSync10kFiles(b *testing.B) {
 		for b.Loop() {
 			dst := b.TempDir()
 			if _, err := Apply(b.Context(), tr.Manifest, Target{Dst: dst, Index: OpenIndex(dst + ".ix")}, tr); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("place-first", func(b *testing.B) {
+		var pack bytes.Buffer
+		if err := WritePack(b.Context(), &pack, tr, tr.Manifest.InOrder(tr.Manifest.Hashes()), PackOptions{Raw: true}); err != nil {
+			b.Fatal(err)
+		}
+		for b.Loop() {
+			dst := b.TempDir()
+			tg := Target{Dst: dst, Index: OpenIndex(dst + ".ix"), Trusted: true}
+			need, err := Plan(b.Context(), tr.Manifest, tg)
+			if err != nil {
+				b.Fatal(err)
+			}
+			p, err := NewPlacer(b.Context(), tr.Manifest, tg, &need)
+			if err != nil {
+				b.Fatal(err)
+			}
+			rest := memBlobs{}
+			_, err = ReadPack(b.Context(), bytes.NewReader(pack.Bytes()), PackLimits{}, func(hash string, size int64, r io.Reader) error {
+				done, err := p.Add(hash, size, r)
+				if !done && err == nil {
+					err = rest.sink(hash, size, r)
+				}
+				return err
+			})
+			if err = p.Close(err); err != nil {
+				b.Fatal(err)
+			}
+			tg.Planned = &need
+			if _, err := Apply(b.Context(), tr.Manifest, tg, rest); err != nil {
 				b.Fatal(err)
 			}
 		}

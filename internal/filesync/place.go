@@ -22,16 +22,21 @@ type Placer struct {
 	a      *applier
 	need   *Need
 	byHash map[string]int // entry; -1 if several have the blob
-	work   chan placing
-	free   chan []byte
+	work   chan *batch
+	free   chan *batch
+	next   *batch // being filled
 	wg     sync.WaitGroup
 	own    placeDir
+	probe  [1]byte
 }
 
-// placing is a small blob on its way to a worker.
-type placing struct {
-	entry int
-	data  []byte
+// batch is small blobs of one folder on their way to a worker: handing them over one by one would cost more than writing
+// them, and two workers in one folder would wait for each other.
+type batch struct {
+	dir     string
+	entries []int
+	ends    []int // in data
+	data    []byte
 }
 
 // placeDir is the folder that a worker writes to: blobs come in the order of the tree, so it seldom changes.
@@ -74,8 +79,12 @@ func (f *freshPlan) prepare(ctx context.Context, a *applier) (map[string]int, er
 	return f.byHash, f.err
 }
 
-// smallPlacing is up to which size blobs are handed to workers, in bytes.
-const smallPlacing = 128 << 10
+const (
+	// smallPlacing is up to which size blobs are handed to workers, in bytes.
+	smallPlacing = 128 << 10
+	// batchPlacing is the size of a batch in bytes.
+	batchPlacing = 512 << 10
+)
 
 // NewPlacer makes the folders of the manifest. need is the plan's, of the same manifest and target. Close must be called.
 func NewPlacer(ctx context.Context, m *Manifest, t Target, need *Need) (*Placer, error) {
@@ -100,7 +109,7 @@ func NewPlacer(ctx context.Context, m *Manifest, t Target, need *Need) (*Placer,
 	}
 	p.ctx, p.cancel = context.WithCancelCause(ctx)
 	workers := min(4, max(2, runtime.GOMAXPROCS(0)))
-	p.work, p.free = make(chan placing), make(chan []byte, workers+1)
+	p.work, p.free = make(chan *batch), make(chan *batch, workers+1)
 	for range workers {
 		p.free <- nil
 		p.wg.Go(p.worker)
@@ -118,46 +127,73 @@ func (p *Placer) Add(hash string, size int64, r io.Reader) (done bool, err error
 	if size > smallPlacing {
 		return true, p.put(&p.own, i, r)
 	}
-	var buf []byte
-	select {
-	case buf = <-p.free:
-	case <-p.ctx.Done():
-		return true, context.Cause(p.ctx)
+	dir := parentOf(p.a.m.Entries[i].Path)
+	if b := p.next; b != nil && (b.dir != dir || len(b.data)+int(size) > cap(b.data)) {
+		if err := p.hand(); err != nil {
+			return true, err
+		}
 	}
-	if int64(cap(buf)) < size {
-		buf = make([]byte, size, max(size, 32<<10))
+	if p.next == nil {
+		select {
+		case p.next = <-p.free:
+		case <-p.ctx.Done():
+			return true, context.Cause(p.ctx)
+		}
+		if p.next == nil {
+			p.next = &batch{data: make([]byte, 0, batchPlacing)}
+		}
+		p.next.dir = dir
 	}
-	buf = buf[:size]
-	if _, err := io.ReadFull(r, buf); err != nil {
-		p.free <- buf
+	b := p.next
+	start := len(b.data)
+	if _, err := io.ReadFull(r, b.data[start:start+int(size)]); err != nil {
 		return true, err
 	}
 	// A blob's reader says at its end whether the hash was right.
-	if n, err := r.Read(make([]byte, 1)); n > 0 || !errors.Is(err, io.EOF) {
-		p.free <- buf
-		if n > 0 {
+	if _, err := io.ReadFull(r, p.probe[:]); err != io.EOF {
+		if err == nil {
 			err = invalidf("blob %.12s is longer than announced", hash)
 		}
 		return true, err
 	}
+	b.data = b.data[:start+int(size)]
+	b.entries, b.ends = append(b.entries, i), append(b.ends, len(b.data))
+	return true, nil
+}
+
+// hand gives the batch that is being filled to a worker.
+func (p *Placer) hand() error {
+	b := p.next
+	if b == nil {
+		return nil
+	}
+	p.next = nil
 	select {
-	case p.work <- placing{i, buf}:
-		return true, nil
+	case p.work <- b:
+		return nil
 	case <-p.ctx.Done():
-		return true, context.Cause(p.ctx)
+		return context.Cause(p.ctx)
 	}
 }
 
 func (p *Placer) worker() {
 	var d placeDir
 	defer d.leave()
-	for w := range p.work {
-		if p.ctx.Err() == nil {
-			if err := p.put(&d, w.entry, bytes.NewReader(w.data)); err != nil {
+	var r bytes.Reader
+	for b := range p.work {
+		start := 0
+		for k, entry := range b.entries {
+			if p.ctx.Err() != nil {
+				break
+			}
+			r.Reset(b.data[start:b.ends[k]])
+			start = b.ends[k]
+			if err := p.put(&d, entry, &r); err != nil {
 				p.cancel(err)
 			}
 		}
-		p.free <- w.data
+		b.entries, b.ends, b.data = b.entries[:0], b.ends[:0], b.data[:0]
+		p.free <- b
 	}
 }
 
@@ -239,6 +275,9 @@ func (d *placeDir) leave() {
 // Close waits for the blobs that were added. Its error is the first of theirs, or else err: why no more came. After one the
 // index is saved, so that what is in place is known to the next plan without reading it.
 func (p *Placer) Close(err error) error {
+	if herr := p.hand(); err == nil {
+		err = herr
+	}
 	close(p.work)
 	p.wg.Wait()
 	p.own.leave()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand"
 	"os"
@@ -31,77 +32,123 @@ func (b *bench) fileSyncs() error {
 	if _, _, err := b.sky(in, "api", "start"); err != nil {
 		return err
 	}
-	const rounds, bytes = 3, 100_000_000
+	const rounds, total = 3, 100_000_000
 	for _, nodes := range []int{1, 4} {
-		var all syncTimes
 		var big []time.Duration
+		all := &syncs{in: in, nodes: nodes, cpu: func() time.Duration { return cpuOfAll(in.home) },
+			rsync: func(tree string, node int) *exec.Cmd {
+				return exec.Command("rsync", "-a", tree+"/", fmt.Sprintf("%s-r%d/", tree, node))
+			}}
 		for round := range rounds {
 			tree := filepath.Join(in.home, fmt.Sprintf("tree-%d-%d", nodes, round))
-			if err := makeTree(tree, files, bytes); err != nil {
+			if err := makeTree(tree, files, total); err != nil {
 				return err
 			}
 			one := tree + "-one"
-			if err := makeTree(one, 1, bytes); err != nil {
+			if err := makeTree(one, 1, total); err != nil {
 				return err
 			}
-			name := fmt.Sprintf("files%d-%d", nodes, round)
-			if _, _, err := b.sky(in, "launch", "-y", "-d", "-c", name, "--num-nodes", strconv.Itoa(nodes)); err != nil {
+			cluster := fmt.Sprintf("files%d-%d", nodes, round)
+			if _, _, err := b.sky(in, "launch", "-y", "-d", "-c", cluster, "--num-nodes", strconv.Itoa(nodes)); err != nil {
 				return err
 			}
-			if err := b.syncRound(in, name, tree, nodes, &all); err != nil {
+			if err := b.syncRound(all, cluster, tree); err != nil {
 				return err
 			}
-			_, took, err := b.sky(in, "exec", "-d", name, "--workdir", one, "true")
+			_, took, err := b.sky(in, "exec", "-d", cluster, "--workdir", one, "true")
 			if err != nil {
 				return err
 			}
 			big = append(big, took)
 		}
-		first := median(all.rsync)
-		b.row(fmt.Sprintf("sync of %d files, 100 MB, to %d node(s): first / unchanged / one changed; × the first `rsync -a` (%s)", files, nodes, secs(first)), "1 / 0.3 / 0.3",
-			fmt.Sprintf("%s / %s / %s; %s / %s / %s", secs(median(all.first)), secs(median(all.same)), secs(median(all.changed)),
-				ratio(median(all.first), first), ratio(median(all.same), first), ratio(median(all.changed), first)))
+		b.row(fmt.Sprintf("sync of %d files, 100 MB, to %d node(s): first / unchanged / one changed; × the first `rsync -a` (%s)", files, nodes, secs(median(all.times[0]))), "1 / 0.3 / 0.3", all.String())
+		b.row("CPU of all processes for that; × that of the `rsync -a`", "", all.cpuText())
 		b.row(fmt.Sprintf("the same bytes as one file, to %d node(s)", nodes), "", secs(median(big)))
 	}
 	return nil
 }
 
-type syncTimes struct{ rsync, first, same, changed []time.Duration }
+// syncs are the times of some rounds.
+type syncs struct {
+	in    *instance
+	nodes int
+	// rsync copies a tree to a node.
+	rsync func(tree string, node int) *exec.Cmd
+	// cpu is what server and nodes used so far.
+	cpu func() time.Duration
+	// Of rsync, the first sync, an unchanged one, and one of one changed file.
+	times, cpus [4][]time.Duration
+}
 
-func (b *bench) syncRound(in *instance, cluster, tree string, nodes int, all *syncTimes) error {
-	start := time.Now()
+func (s *syncs) String() string { return threeOf(s.times) }
+
+func (s *syncs) cpuText() string {
+	return threeOf(s.cpus) + " (rsync: " + secs(median(s.cpus[0])) + ")"
+}
+
+func threeOf(d [4][]time.Duration) string {
+	rsync, first, same, changed := median(d[0]), median(d[1]), median(d[2]), median(d[3])
+	return fmt.Sprintf("%s / %s / %s; %s / %s / %s", secs(first), secs(same), secs(changed), ratio(first, rsync), ratio(same, rsync), ratio(changed, rsync))
+}
+
+func (b *bench) syncRound(s *syncs, cluster, tree string) error {
+	start, before := time.Now(), s.cpu()
 	var wg sync.WaitGroup
-	errs := make([]error, nodes)
-	for i := range nodes {
+	errs, used := make([]error, s.nodes), make([]time.Duration, s.nodes)
+	for i := range s.nodes {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			out, err := exec.Command("rsync", "-a", tree+"/", fmt.Sprintf("%s-r%d/", tree, i)).CombinedOutput()
+			cmd := s.rsync(tree, i)
+			out, err := cmd.CombinedOutput()
 			if err != nil {
 				errs[i] = fmt.Errorf("rsync: %w\n%s", err, out)
+				return
 			}
+			used[i] = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 		}()
 	}
 	wg.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return err
+	s.times[0] = append(s.times[0], time.Since(start))
+	cpu := s.cpu() - before
+	for i := range s.nodes {
+		if errs[i] != nil {
+			return errs[i]
 		}
+		cpu += used[i]
 	}
-	all.rsync = append(all.rsync, time.Since(start))
-	for _, into := range []*[]time.Duration{&all.first, &all.same, &all.changed} {
-		if into == &all.changed {
+	s.cpus[0] = append(s.cpus[0], cpu)
+	for k := 1; k < 4; k++ {
+		if k == 3 {
 			if err := os.WriteFile(filepath.Join(tree, "d0000", "f000000"), []byte("changed"), 0o644); err != nil {
 				return err
 			}
 		}
-		_, took, err := b.sky(in, "exec", "-d", cluster, "--workdir", tree, "true")
+		before := s.cpu()
+		cpu, took, err := b.sky(s.in, "exec", "-d", cluster, "--workdir", tree, "true")
 		if err != nil {
 			return err
 		}
-		*into = append(*into, took)
+		s.times[k], s.cpus[k] = append(s.times[k], took), append(s.cpus[k], cpu+s.cpu()-before)
 	}
 	return nil
+}
+
+// cpuOfAll is the CPU time of the processes that have a home in their command line or environment: server and agents.
+func cpuOfAll(home string) (d time.Duration) {
+	procs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, p := range procs {
+		for _, name := range []string{"cmdline", "environ"} {
+			raw, _ := os.ReadFile(filepath.Join(p, name))
+			if bytes.Contains(raw, []byte(home)) {
+				if pid, err := strconv.Atoi(filepath.Base(p)); err == nil {
+					d += cpuOf(pid)
+				}
+				break
+			}
+		}
+	}
+	return d
 }
 
 // makeTree makes a folder of n files of bytes in all, a hundred to a subfolder, with content that does not compress.

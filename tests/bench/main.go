@@ -22,7 +22,7 @@ func main() {
 	ops := flag.Int("ops", 200, "execs and launches to average over")
 	idle := flag.Duration("idle", 20*time.Second, "how long an idle process is looked at")
 	files := flag.Int("files", 0, "measure only the sync of a tree of so many files")
-	only := flag.String("only", "", "measure only this step: version, local, files, ssh, many or jobs")
+	only := flag.String("only", "", "measure only this step: version, local, files, lab, ssh, many or jobs")
 	var z sizes
 	flag.StringVar(&z.parts, "parts", "", "measure only these parts of jobs: life, burst, slow, steady, real; comma-separated")
 	flag.IntVar(&z.steady, "jobs-steady", 10_000, "managed jobs that run")
@@ -69,13 +69,13 @@ func (b *bench) run() error {
 	load, _ := os.ReadFile("/proc/loadavg")
 	fmt.Printf("%d cores; load before: %s\n", runtime.NumCPU(), strings.TrimSpace(string(load)))
 	fmt.Println("| what | at most | reached |\n|---|---|---|")
-	if b.files > 0 {
+	if b.files > 0 && b.only == "" {
 		b.only = "files"
 	}
 	for _, step := range []struct {
 		name string
 		do   func() error
-	}{{"version", b.version}, {"local", b.local}, {"files", b.fileSyncs}, {"ssh", b.ssh}, {"many", b.many}, {"jobs", b.jobs}} {
+	}{{"version", b.version}, {"local", b.local}, {"files", b.fileSyncs}, {"lab", b.labSyncs}, {"ssh", b.ssh}, {"many", b.many}, {"jobs", b.jobs}} {
 		if b.only != "" && b.only != step.name {
 			continue
 		}

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package main
+
+import "errors"
+
+func (b *bench) labSyncs() error { return errors.New("needs Linux") }
