@@ -21,6 +21,8 @@ type ManagedSpec struct {
 	Name  string            `json:"name"`
 	Tasks []ManagedTaskSpec `json:"tasks"`
 	Error *api.Error        `json:"error,omitempty"`
+	// Schedule is what the task file says of when to submit; a job's workflow passes it over.
+	Schedule *api.ScheduleSpec `json:"schedule,omitempty"`
 	// Primary names the tasks of a group that decide its end; empty: all. Delay is how long the others may go on, by task name.
 	Primary []string                 `json:"primary,omitempty"`
 	Delay   map[string]time.Duration `json:"delay,omitempty"`
@@ -78,6 +80,9 @@ func (a *Activities) ParseManaged(ctx context.Context, body api.JobsLaunchBody) 
 			default:
 				spec.Policy.Strategy = recovery.Strategy(r.Strategy)
 			}
+		}
+		if e := scheduleOf(&s, t); e != nil {
+			return ManagedSpec{Error: e}, nil
 		}
 		spec.Priority, spec.PriorityClass = t.Priority()
 		if spec.Name == "" {

@@ -104,12 +104,15 @@ type JobsLaunchBody struct {
 	SecretRefs map[string]string   `json:"secret_refs,omitempty"`
 	// After holds conditions "ID", "ID:ok", "ID:any".
 	After []string `json:"after,omitempty"`
+	// Schedule makes a schedule, whose firings submit the jobs.
+	Schedule *ScheduleSpec `json:"schedule,omitempty"`
 }
 
 // JobsLaunchResult is the result of a submission.
 type JobsLaunchResult struct {
-	RequestID string  `json:"request_id"`
-	JobIDs    []int64 `json:"job_ids"`
+	RequestID string       `json:"request_id"`
+	JobIDs    []int64      `json:"job_ids"`
+	Schedule  *JobSchedule `json:"schedule,omitempty" doc:"what was made instead of jobs"`
 }
 
 // PublicPayload marks the type as free of secrets.

@@ -118,7 +118,7 @@ func TestUsageErrors(t *testing.T) {
 
 func TestLaterCommands(t *testing.T) {
 	f := newFake(t)
-	for _, line := range []string{"jobs pool apply x.yaml", "jobs schedules ls", "jobs dashboard", "serve up x.yaml", "storage ls", "volumes ls", "workspace use x", "local up", "debug-dump --help", "status-kubernetes", "gpus label -c x"} {
+	for _, line := range []string{"jobs pool apply x.yaml", "jobs dashboard", "serve up x.yaml", "storage ls", "volumes ls", "workspace use x", "local up", "debug-dump --help", "status-kubernetes", "gpus label -c x"} {
 		if r := f.sky("", words(line)); r.code != 1 || !strings.Contains(r.err, "later release") {
 			t.Errorf("%s: %+v", line, r)
 		}

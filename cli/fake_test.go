@@ -48,6 +48,7 @@ type fake struct {
 	// managedLogs is, by job id, the frames of its log and their bytes.
 	managedLogs map[string][]managedFrame
 	cancelled   api.JobsCancelReply
+	schedules   []api.JobSchedule
 
 	calls  []string // METHOD path?query
 	bodies map[string][]byte
@@ -111,6 +112,10 @@ func (f *fake) serve(w http.ResponseWriter, r *http.Request) {
 		problem(w, 404, &api.Error{Kind: api.ErrClusterDoesNotExist, Message: fmt.Sprintf("cluster %q does not exist", parts[1])})
 	case p == "jobs/queue":
 		f.listManaged(w, q)
+	case p == "jobs/schedules" && r.Method == "GET":
+		reply(w, api.JobScheduleList{Schedules: f.schedules})
+	case p == "jobs/schedules":
+		reply(w, api.SchedulesChangeReply{})
 	case p == "jobs/cancel" && f.refuse[p] == nil:
 		reply(w, f.cancelled)
 	case len(parts) == 3 && parts[0] == "jobs" && parts[2] == "logs":

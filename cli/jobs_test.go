@@ -413,3 +413,60 @@ func TestJobsCompletion(t *testing.T) {
 		t.Error(r.out)
 	}
 }
+
+func TestSchedules(t *testing.T) {
+	f := newFake(t)
+	f.schedules = []api.JobSchedule{
+		{ID: 3, Name: "night", ScheduleSpec: api.ScheduleSpec{Cron: "0 3 * * *", Timezone: "UTC", Overlap: api.OverlapBufferOne}, User: "ana", UserHash: "0a0a0a0a",
+			Next: []time.Time{testNow.Add(15 * time.Hour)}, Last: []api.ScheduleFiring{{At: testNow.Add(-9 * time.Hour), JobIDs: []int64{7, 8, 9}}}, Skipped: 2},
+		{ID: 4, Name: "off", ScheduleSpec: api.ScheduleSpec{Cron: "@daily", Paused: true}, User: "ben"}}
+	r := f.sky("", words("jobs schedules ls"))
+	if want := "3   night  \"0 3 * * *\", UTC  buffer-one  ACTIVE  in 15h 0m  9 hrs ago  7-9   2        0\n"; r.code != 0 || !strings.Contains(r.out, want) || !f.called("GET jobs/schedules?user_hash=0a0a0a0a") {
+		t.Errorf("%+v %v", r, f.calls)
+	}
+	if r := f.sky("", words("jobs schedules ls -u")); !strings.Contains(r.out, "PAUSED") || !strings.Contains(r.out, "ben") || !f.called("GET jobs/schedules") {
+		t.Errorf("%+v %v", r, f.calls)
+	}
+	if r := f.sky("", words("jobs schedules ls -o json")); r.code != 0 || !strings.Contains(r.out, `"cron": "0 3 * * *"`) {
+		t.Errorf("%+v", r)
+	}
+	for line, want := range map[string]string{"pause 3 4 --note why": "Paused schedules 3-4.\n", "resume 3": "Resumed schedule 3.\n", "delete 3 -y": "Deleted schedule 3.\n"} {
+		if r := f.sky("", strings.Fields("jobs schedules "+line)); r.code != 0 || r.out != want {
+			t.Errorf("%s: %+v", line, r)
+		}
+	}
+	if r := f.sky("n\n", words("jobs schedules delete 3")); r.code == 0 || !strings.Contains(r.err, "Deleting schedule 3. Proceed?") {
+		t.Errorf("%+v", r)
+	}
+	for _, line := range []string{"delete", "pause x", "ls 3"} {
+		if r := f.sky("", words("jobs schedules "+line)); r.code != 2 {
+			t.Errorf("%s: %+v", line, r)
+		}
+	}
+}
+
+func TestJobsLaunchScheduled(t *testing.T) {
+	f := newFake(t)
+	made := api.JobSchedule{ID: 3, Name: "night", ScheduleSpec: api.ScheduleSpec{Cron: "0 3 * * *", Timezone: "Europe/Berlin"}, Next: []time.Time{testNow.Add(14 * time.Hour), testNow.Add(38 * time.Hour)}}
+	raw, err := json.Marshal(api.JobsLaunchResult{Schedule: &made, JobIDs: []int64{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.outcome = api.Request{Status: api.RequestSucceeded, Result: raw}
+	r := f.sky("y\n", []string{"jobs", "launch", "-n", "night", "--schedule", "0 3 * * *", "--schedule-timezone", "Europe/Berlin", "--schedule-overlap", "Cancel-Other", "--schedule-catch-up", "2h", "echo hi"})
+	if r.code != 0 || !strings.Contains(r.out, "Schedule 3 made: night (\"0 3 * * *\", Europe/Berlin)\n  fires at 2026-03-02 03:00 CET") || !strings.Contains(r.out, "\n  and at   2026-03-03 03:00 CET") {
+		t.Errorf("%+v", r)
+	}
+	if !strings.Contains(r.err, `Scheduling a managed job night ("0 3 * * *", Europe/Berlin). Proceed?`) {
+		t.Errorf("%s", r.err)
+	}
+	b := body[api.JobsLaunchBody](t, f, "jobs/launch")
+	if b.Schedule == nil || *b.Schedule != (api.ScheduleSpec{Cron: "0 3 * * *", Timezone: "Europe/Berlin", Overlap: api.OverlapCancelOther, CatchUpSeconds: 7200}) {
+		t.Errorf("%+v", b.Schedule)
+	}
+	for _, args := range [][]string{{"--schedule", "0 3 * *"}, {"--schedule-timezone", "UTC"}, {"--schedule", "@daily", "--after", "3"}, {"--schedule", "@daily", "--schedule-overlap", "x"}, {"--schedule", "@daily", "--schedule-catch-up", "x"}} {
+		if r := f.sky("", append(append([]string{"jobs", "launch", "-y"}, args...), "true")); r.code != 2 {
+			t.Errorf("%v: %+v", args, r)
+		}
+	}
+}

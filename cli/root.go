@@ -24,7 +24,6 @@ import (
 
 // later names the commands that come with later releases, and what they are for.
 var later = map[string]string{
-	"jobs schedules":    "schedules come",
 	"jobs pool":         "pools come",
 	"jobs dashboard":    "its page in the dashboard comes",
 	"serve":             "services come",

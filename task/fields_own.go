@@ -14,7 +14,7 @@ import (
 // MaxArrayElements bounds an array.
 const MaxArrayElements = 100_000
 
-var overlapWords = []string{"skip", "buffer_one", "buffer_all", "cancel_other", "terminate_other", "allow_all"}
+var overlapWords = []string{"skip", "buffer_one", "buffer_all", "cancel_other", "allow_all"}
 
 var (
 	checkpointObject *object[Checkpoint]

@@ -341,7 +341,7 @@ type Array struct {
 type Schedule struct {
 	Cron     string
 	Timezone string        // IANA name; empty: UTC
-	Overlap  string        // skip, buffer_one, buffer_all, cancel_other, terminate_other, allow_all; empty: skip
+	Overlap  string        // skip, buffer_one, buffer_all, cancel_other, allow_all; empty: skip
 	CatchUp  time.Duration // missed starts this recent are made up for; 0: the server's default
 	Paused   bool
 }

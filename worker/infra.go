@@ -78,6 +78,22 @@ func manifestsOf(body []byte) []string {
 	return out
 }
 
+// manifestsOfJobs names the uploaded trees in the body of a submission of managed jobs.
+func manifestsOfJobs(body []byte) (out []string) {
+	var b struct {
+		Files map[int][]api.FileMount `json:"files"`
+	}
+	if err := json.Unmarshal(body, &b); err != nil {
+		return nil
+	}
+	for _, files := range b.Files {
+		for _, f := range files {
+			out = append(out, f.Manifest)
+		}
+	}
+	return out
+}
+
 func parseInfra(s string) (task.Infra, error) {
 	if s == "" {
 		return task.Infra{}, nil

@@ -32,6 +32,9 @@ func (b *backend) submitJobs(ctx context.Context, body api.JobsLaunchBody) (api.
 	if spec.Error != nil {
 		return api.Ref{}, spec.Error
 	}
+	if s := first(body.Schedule, spec.Schedule); s != nil {
+		return b.createSchedule(ctx, body, spec, *s)
+	}
 	if err := b.checkAfter(ctx, body); err != nil {
 		return api.Ref{}, err
 	}

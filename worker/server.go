@@ -279,6 +279,14 @@ func (s *server) collectFiles(ctx context.Context) error {
 	if err := s.store.EachManagedFile(ctx, func(id string) { keep[id] = true }); err != nil {
 		return err
 	}
+	// What schedules submit stays as long as they are there.
+	if err := s.store.EachScheduleBody(ctx, func(body []byte) {
+		for _, id := range manifestsOfJobs(body) {
+			keep[id] = true
+		}
+	}); err != nil {
+		return err
+	}
 	_, err = s.artifacts.GC(ctx, func(id string) bool { return keep[id] }, 24*time.Hour)
 	return err
 }

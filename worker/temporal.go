@@ -37,7 +37,8 @@ func Workflows() map[string]any {
 		"Launch": workflows.Launch, "Exec": workflows.Exec, "Start": workflows.Start, "Stop": workflows.Stop, "Down": workflows.Down,
 		"Autostop": workflows.Autostop, "CancelJobs": workflows.CancelJobs, "Preempt": workflows.Preempt,
 		"Check": workflows.Check, "Refresh": workflows.Refresh, activities.ClusterWorkflow: workflows.Cluster, "Reaper": workflows.Reaper, "ManagedJob": workflows.ManagedJob, "PreemptOwned": workflows.PreemptOwned,
-		"SSHUp": workflows.SSHUp, "SSHDown": workflows.SSHDown,
+		"ScheduledJobs": workflows.ScheduledJobs,
+		"SSHUp":         workflows.SSHUp, "SSHDown": workflows.SSHDown,
 	}
 }
 

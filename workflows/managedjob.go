@@ -21,6 +21,9 @@ type ManagedInput struct {
 	Rank    int                `json:"job_rank,omitempty"`
 	NumJobs int                `json:"num_jobs,omitempty"`
 	Body    api.JobsLaunchBody `json:"body"`
+	// Schedule is the number of the schedule that submits the job, for the time Due.
+	Schedule int64     `json:"schedule_id,omitempty"`
+	Due      time.Time `json:"due,omitzero"`
 	// Carried is what an earlier run of the same job knows.
 	Carried *managedState `json:"carried,omitempty"`
 }
@@ -118,7 +121,7 @@ func (j *job) open() *api.Error {
 	if len(kept.Manifests) > 0 {
 		batch.ManagedFiles = []store.ManagedFiles{kept}
 	}
-	batch.Events = []store.Event{{Key: j.prefix + "/open", Event: api.Event{Time: j.state.Began, JobID: j.in.ID, Kind: api.EventStatus, Message: "submitted by " + orNobody(b.User)}}}
+	batch.Events = []store.Event{{Key: j.prefix + "/open", Event: api.Event{Time: j.state.Began, JobID: j.in.ID, Kind: api.EventStatus, Message: "submitted by " + orNobody(b.User) + j.in.scheduled(nil)}}}
 	batch.Durable = true
 	if err := workflow.ExecuteLocalActivity(local(j.root, "write the job's rows"), acts.Record, activities.RecordInput{Batch: batch}).Get(j.root, nil); err != nil {
 		return asError(err)
@@ -143,6 +146,7 @@ func ManagedRow(s activities.ManagedSpec, in ManagedInput, i int, submitted time
 	if b.GitCommit != "" {
 		r.Metadata = map[string]string{"git_commit": b.GitCommit}
 	}
+	in.scheduled(&r)
 	return r
 }
 

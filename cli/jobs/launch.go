@@ -24,6 +24,7 @@ type LaunchOptions struct {
 	Overrides  task.Overrides
 	NumJobs    *int
 	After      []string
+	Schedule   ScheduleFlags
 	Detach     bool
 	Async      bool
 	Yes        bool
@@ -48,7 +49,7 @@ When there is no room it waits; sky jobs queue says for what.
 
 Exit code: that of the job, see sky jobs logs --help; 0 with -d, --async or several
 jobs; 1 if it could not be submitted.`,
-		Example: "  sky jobs launch -n train train.yaml\n  sky jobs launch --gpus A100:8 --use-spot -d train.yaml\n  sky jobs launch --num-jobs 8 -- python sweep.py\n  sky jobs launch --after 7:ok eval.yaml",
+		Example: "  sky jobs launch -n train train.yaml\n  sky jobs launch --gpus A100:8 --use-spot -d train.yaml\n  sky jobs launch --num-jobs 8 -- python sweep.py\n  sky jobs launch --after 7:ok eval.yaml\n  sky jobs launch --schedule \"0 3 * * *\" --schedule-timezone Europe/Berlin report.yaml",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Entrypoint = args
 			if pool != "" {
@@ -74,6 +75,7 @@ jobs; 1 if it could not be submitted.`,
 	fs.StringVar(&o.Overrides.JobRecovery, "job-recovery", "", "what happens when the infra takes the cluster away: `EAGER_NEXT_REGION|FAILOVER|none`")
 	flags.Int(fs, &o.NumJobs, "num-jobs", "", 1, "submit `N` jobs, each on a cluster of its own, told apart by SKYPILOT_JOB_RANK")
 	fs.StringArrayVar(&o.After, "after", nil, "begin once job `ID[:ok|:any]` has ended: ok (default) if it succeeded, any however it ended; repeatable")
+	o.Schedule.add(fs)
 	flags.Pair(fs, &o.Detach, "detach-run", "d", false, "don't follow the job's log")
 	addPool(fs, &pool)
 	addYes(fs, &o.Yes)
@@ -141,6 +143,12 @@ func Launch(ctx context.Context, s *session.Session, o *LaunchOptions) error {
 	if o.NumJobs != nil {
 		b.NumJobs = *o.NumJobs
 	}
+	if b.Schedule, err = o.Schedule.spec(f); err != nil {
+		return err
+	}
+	if b.Schedule != nil && len(o.After) > 0 {
+		return session.Usagef("--after can't be combined with a schedule: each firing would wait for the same jobs")
+	}
 	if b.Name == "" {
 		b.Name = f.Tasks[0].Name
 	}
@@ -178,6 +186,10 @@ func Launch(ctx context.Context, s *session.Session, o *LaunchOptions) error {
 	if err != nil {
 		return err
 	}
+	if res.Schedule != nil {
+		scheduled(s, *res.Schedule)
+		return nil
+	}
 	return submitted(ctx, s, c, o, res.JobIDs)
 }
 
@@ -209,6 +221,9 @@ func confirm(ctx context.Context, s *session.Session, c *api.Client, o *LaunchOp
 	}
 	if b.Name != "" {
 		what += " " + session.Quote(b.Name)
+	}
+	if b.Schedule != nil {
+		return s.IO.Require(fmt.Sprintf("Scheduling %s (%s). Proceed?", what, scheduleWords(*b.Schedule)))
 	}
 	return s.IO.Require(fmt.Sprintf("Launching %s. Proceed?", what))
 }

@@ -33,8 +33,8 @@ type collectStep struct {
 // Secrets go with the request, cluster or managed jobs that they are bound to.
 func (s *Store) Collect(ctx context.Context, r Retention) (c Collected, err error) {
 	now := s.now()
-	var secrets int
-	for _, st := range []collectStep{
+	var secrets, schedules int
+	for _, st := range append(collectSchedules(r, &schedules), []collectStep{
 		{r.Requests, &c.Requests, []string{"SELECT id FROM requests WHERE terminal = 1 AND finished < ? LIMIT 500",
 			"DELETE FROM secrets WHERE scope = 'request/' || ?", "DELETE FROM requests WHERE id = ?"}},
 		// A crash between storing secrets and accepting their request leaves them to nobody.
@@ -44,15 +44,16 @@ func (s *Store) Collect(ctx context.Context, r Retention) (c Collected, err erro
 			(SELECT 1 FROM managed_jobs o WHERE o.job_id = m.job_id AND o.terminal = 0) GROUP BY job_id HAVING max(ended) < ? LIMIT 500`,
 			"DELETE FROM managed_jobs WHERE job_id = CAST(? AS BIGINT)", "DELETE FROM managed_yaml WHERE job_id = CAST(? AS BIGINT)", "DELETE FROM managed_files WHERE job_id = CAST(? AS BIGINT)",
 			"DELETE FROM checkpoints WHERE job_id = CAST(? AS BIGINT)", "DELETE FROM job_numbers WHERE job_id = CAST(? AS BIGINT)"}},
-		// Those of managed jobs stay as long as one of the request's jobs is listed.
+		// Those of managed jobs stay as long as one of the request's jobs is listed, or the schedule it made is there.
 		{r.Requests, &secrets, []string{`SELECT id FROM secrets WHERE created < ? AND scope LIKE 'jobs/%'
 			AND NOT EXISTS (SELECT 1 FROM requests WHERE requests.id = substr(scope, 6))
+			AND NOT EXISTS (SELECT 1 FROM job_schedules WHERE job_schedules.request_id = substr(scope, 6))
 			AND NOT EXISTS (SELECT 1 FROM managed_jobs WHERE request_id = substr(scope, 6) AND request_id <> '') LIMIT 500`, "DELETE FROM secrets WHERE id = ?"}},
 		{r.Jobs, &c.Jobs, []string{"SELECT DISTINCT h.hash FROM cluster_history h JOIN jobs j ON j.hash = h.hash WHERE h.removed < ? LIMIT 20",
 			"DELETE FROM jobs WHERE hash = ?"}},
 		{r.Clusters, &c.Clusters, []string{"SELECT hash FROM cluster_history WHERE removed < ? LIMIT 500", "DELETE FROM usage_intervals WHERE hash = ?",
 			"DELETE FROM secrets WHERE scope = 'cluster/' || ?", "DELETE FROM cluster_history WHERE hash = ?"}},
-	} {
+	}...) {
 		if st.keep <= 0 {
 			continue
 		}

@@ -39,22 +39,27 @@ func (s *Store) JobNumbers(ctx context.Context, requestID string, count int) (id
 		return nil, errors.New("job numbers need the request's id and a count from 1")
 	}
 	err = s.update(ctx, true, func(t *txn) error {
-		ids = make([]int64, count)
-		err := t.collect("SELECT n, job_id FROM job_numbers WHERE request_id = ? AND n < ?", []any{requestID, count}, func(r scanner) error {
-			var n, id int64
-			if err := r.Scan(&n, &id); err != nil {
-				return err
-			}
-			ids[n] = id
-			return nil
-		})
-		for n := 0; err == nil && n < count; n++ {
-			if ids[n] == 0 {
-				err = t.row("INSERT INTO job_numbers (request_id, n) VALUES (?, ?) RETURNING job_id", requestID, n).Scan(&ids[n])
-			}
-		}
+		ids, err = t.jobNumbers(requestID, count)
 		return err
 	})
+	return ids, err
+}
+
+func (t *txn) jobNumbers(requestID string, count int) ([]int64, error) {
+	ids := make([]int64, count)
+	err := t.collect("SELECT n, job_id FROM job_numbers WHERE request_id = ? AND n < ?", []any{requestID, count}, func(r scanner) error {
+		var n, id int64
+		if err := r.Scan(&n, &id); err != nil {
+			return err
+		}
+		ids[n] = id
+		return nil
+	})
+	for n := 0; err == nil && n < count; n++ {
+		if ids[n] == 0 {
+			err = t.row("INSERT INTO job_numbers (request_id, n) VALUES (?, ?) RETURNING job_id", requestID, n).Scan(&ids[n])
+		}
+	}
 	return ids, err
 }
 

@@ -121,6 +121,8 @@ CREATE TABLE admission_use (
 }, {
 	version: 6, tag: "skyloom-0006-checkpoint-order", compat: 1,
 	sql: `ALTER TABLE checkpoints ADD COLUMN taken BIGINT NOT NULL DEFAULT 0;`,
+}, {
+	version: 7, tag: "skyloom-0007-schedules", compat: 1, sql: scheduleSchema,
 }}
 
 const versionTable = `CREATE TABLE schema_version (version BIGINT PRIMARY KEY, tag TEXT NOT NULL, compat BIGINT NOT NULL, applied BIGINT NOT NULL)`

@@ -39,6 +39,7 @@ func TestRecord(t *testing.T) {
 	t.Run("short", recordContinued)
 	t.Run("managed", recordManaged)
 	t.Run("after", recordAfter)
+	t.Run("scheduled", recordScheduled)
 }
 
 func recordPlain(t *testing.T) {

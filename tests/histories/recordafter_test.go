@@ -2,6 +2,7 @@ package histories
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"testing"
@@ -66,4 +67,40 @@ func recordAfter(t *testing.T) {
 		}
 		save(t, w, x.story, x.run.GetID(), "")
 	}
+}
+
+// recordScheduled records firings of a schedule, one after it was deleted, and a job of one.
+func recordScheduled(t *testing.T) {
+	w := world.NewReal(t, world.Options{Seed: 5})
+	w.Acts.Home = t.TempDir()
+	ctx := context.Background()
+	body, err := json.Marshal(api.JobsLaunchBody{Base: api.Base{User: "ana", UserHash: "u"}, Task: "name: scheduled\n" + quick, NumJobs: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := w.Store.CreateSchedule(ctx, api.JobSchedule{Name: "scheduled", RequestID: api.NewRequestID(), User: "ana", UserHash: "u", NumJobs: 2}, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fire := func(story string) (res workflows.ScheduledResult) {
+		t.Helper()
+		r, err := w.Client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: story, TaskQueue: activities.QueueMain}, "ScheduledJobs", workflows.ScheduledInput{Schedule: id})
+		if err == nil {
+			err = r.Get(ctx, &res)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		save(t, w, story, story, "")
+		return res
+	}
+	res := fire("schedule")
+	if len(res.JobIDs) != 2 {
+		t.Fatalf("%+v", res)
+	}
+	save(t, w, "job-scheduled", worker.ManagedWorkflowID(res.JobIDs[1]), "")
+	if err := w.Store.DeleteSchedule(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	fire("schedule-deleted")
 }

@@ -38,7 +38,7 @@ var stories = []string{
 	"cluster-continued-1", "cluster-continued-2",
 	"job-single", "job-numbered", "job-pipeline", "job-pipeline-failed", "job-group", "job-restarted", "job-failed-setup", "job-failed-prechecks",
 	"job-recovered", "job-cancelled", "job-backed-off",
-	"job-after", "job-after-never", "job-after-cancelled",
+	"job-after", "job-after-never", "job-after-cancelled", "job-scheduled", "schedule", "schedule-deleted",
 }
 
 type quiet struct{}

@@ -35,6 +35,7 @@ type fakeBackend struct {
 
 	jobsCancelled api.JobsCancelBody
 	waitErr       error
+	schedules     func(userHash string, ids []int64) []api.JobSchedule
 	stored        func(jobID int64, taskID, attempt int) ([]StoredLog, error)
 }
 
@@ -96,6 +97,17 @@ func (b *fakeBackend) WaitReasons(_ context.Context, ids []int64) (map[int64]str
 		out[id] = fmt.Sprintf("%d asked", id)
 	}
 	return out, b.waitErr
+}
+
+func (b *fakeBackend) Schedules(_ context.Context, userHash string, ids []int64) ([]api.JobSchedule, error) {
+	if b.schedules == nil {
+		return nil, nil
+	}
+	return b.schedules(userHash, ids), nil
+}
+
+func (b *fakeBackend) ChangeSchedules(_ context.Context, c api.SchedulesChangeBody) (api.SchedulesChangeReply, error) {
+	return api.SchedulesChangeReply{IDs: c.IDs}, nil
 }
 
 func (b *fakeBackend) StoredLog(_ context.Context, jobID int64, taskID, attempt int) ([]StoredLog, error) {

@@ -38,6 +38,11 @@ type Backend interface {
 	CancelManagedJobs(ctx context.Context, b api.JobsCancelBody) (api.JobsCancelReply, error)
 	// WaitReasons says in words what managed jobs wait for (other jobs, or to be let in); others are left out.
 	WaitReasons(ctx context.Context, jobIDs []int64) (map[int64]string, error)
+	// Schedules lists schedules of managed jobs, by number: of a user unless userHash is empty, only these numbers if any are given.
+	Schedules(ctx context.Context, userHash string, ids []int64) ([]api.JobSchedule, error)
+	// ChangeSchedules pauses, resumes or deletes schedules; it is done when this returns. Where one is not known: *api.Error of
+	// kind ErrNotFound, and nothing is changed.
+	ChangeSchedules(ctx context.Context, b api.SchedulesChangeBody) (api.SchedulesChangeReply, error)
 	// StoredLog gives what was kept of the log of an attempt of a managed job's task; nothing if none was (yet).
 	StoredLog(ctx context.Context, jobID int64, taskID, attempt int) ([]StoredLog, error)
 	// SSHHosts tells of the SSH servers of a cluster's nodes, by rank. A node that can't be asked now has no host key.

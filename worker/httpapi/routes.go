@@ -33,6 +33,7 @@ func (s *Server) routes() (*http.ServeMux, huma.API) {
 	s.logRoutes(h)
 	s.managedRoutes(h)
 	s.checkpointRoutes(h)
+	s.scheduleRoutes(h)
 	s.sshRoutes(h)
 	s.poolRoutes(h)
 	s.uploadRoutes(h)

@@ -248,6 +248,14 @@ func (s *swapped) GetWorkflowHistory(ctx context.Context, id, run string, wait b
 	return c.GetWorkflowHistory(ctx, id, run, wait, filter)
 }
 
+func (s *swapped) ScheduleClient() client.ScheduleClient {
+	c, err := s.get()
+	if err != nil {
+		panic(err)
+	}
+	return c.ScheduleClient()
+}
+
 // failedRun is the run of an engine that is down.
 type failedRun struct {
 	client.WorkflowRun
