@@ -79,8 +79,8 @@ chaos: build ## 200 random kills, and one at every failpoint
 chaos-lab: build ## hosts of a lab fail 200 times under clusters, 10 s apart, as root
 	SKYLOOM_BIN=$(CURDIR)/$(BIN) SKYLOOM_LAB_EVENTS=200 $(GO) test ./tests/labchaos -run TestClusters -count=1 -timeout 2h -v
 
-e2e-ssh: build ## the whole product on hosts of a lab, as root: odd and bad hosts, 200 racing launches of two servers
-	SKYLOOM_E2E_SSH=all SKYLOOM_E2E_BIN=$(CURDIR)/$(BIN) $(GO) test ./tests/e2essh -count=1 -timeout 40m -v
+e2e-ssh: build ## the whole product on hosts of a lab, as root: odd and bad hosts, 200 racing launches of two servers, a log of 1 GB
+	SKYLOOM_E2E_SSH=all SKYLOOM_E2E_BIN=$(CURDIR)/$(BIN) $(GO) test ./tests/e2essh -count=1 -timeout 60m -v
 
 lab: ## hosts to play with, as root: make lab ARGS="up 3", then bin/lab help
 	@mkdir -p $(BIN)
