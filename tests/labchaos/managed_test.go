@@ -127,6 +127,15 @@ type training struct {
 	end       api.ManagedJob // its row when it had ended
 	attempts  map[int]*attempt
 	result    string
+	story     string
+}
+
+// took is how long the job was under way.
+func (x *training) took() time.Duration {
+	if x.end.EndAt == nil {
+		return 0
+	}
+	return x.end.EndAt.Sub(x.end.SubmittedAt)
 }
 
 // attempt is what the ledgers tell of one.
@@ -184,7 +193,7 @@ func (f *fleet) one(rng *rand.Rand) {
 			t.Errorf("job %d was acknowledged and has %d rows: %v", x.id, len(rows), err)
 			return
 		case rows[0].Status.Terminal():
-			x.end = rows[0]
+			x.end, x.story = rows[0], f.story(x.id)
 			if st := x.end.Status; st != api.ManagedSucceeded && !(x.cancelled && st == api.ManagedCancelled) {
 				t.Errorf("job %d ended as %s: %s\n%s", x.id, st, x.end.FailureReason, f.story(x.id))
 			}
@@ -443,7 +452,16 @@ func (f *fleet) judge(want string, saved map[int64][]api.Checkpoint) {
 			}
 		}
 	}
-	t.Logf("%d jobs, %d attempts that began, %d checkpoints, %d steps done again", len(f.jobs), attempts, points, again)
+	recoveries := 0
+	var slowest *training
+	for _, x := range f.jobs {
+		recoveries += x.end.Recoveries
+		if slowest == nil || x.took() > slowest.took() {
+			slowest = x
+		}
+	}
+	t.Logf("%d jobs, %d recoveries, %d attempts that began, %d checkpoints, %d steps done again", len(f.jobs), recoveries, attempts, points, again)
+	t.Logf("job %d took longest, %v:\n%s", slowest.id, slowest.took().Round(time.Second), slowest.story)
 }
 
 // savedStep reads the step from the state that a checkpoint holds.
