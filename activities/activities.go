@@ -43,6 +43,8 @@ type Activities struct {
 	Allowed []string
 	// Limits bound how many managed jobs launch and run at once.
 	Limits store.AdmissionLimits
+	// LostAfter is how long a node may be silent before it counts as lost, where nothing can confirm it; 0: five minutes.
+	LostAfter time.Duration
 	// Retention says how long ended things are kept.
 	Retention store.Retention
 

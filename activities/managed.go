@@ -208,6 +208,9 @@ func (a *Activities) EndAttempt(ctx context.Context, in EndInput) (NodesOutput, 
 		return NodesOutput{}, err
 	}
 	out, err := a.Deprovision(ctx, in.Nodes)
+	for i, left := range out.Warnings {
+		a.say(ctx, fmt.Sprintf("managed/%d/%d/%d/left", in.Managed, in.Task, in.Attempt), i, api.Event{JobID: in.Managed, Cluster: in.Nodes.Ref.Name, Hash: in.Nodes.Ref.Hash, Kind: api.EventError, Step: "teardown", Message: left})
+	}
 	out.Warnings = append(warn, out.Warnings...)
 	return out, err
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"go.temporal.io/sdk/activity"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/skyloom/skyloom/agent/agentapi"
@@ -183,7 +184,7 @@ func (a *Activities) untilAnswered(ctx context.Context, p providers.Provider, n 
 }
 
 // Deprovision deletes a cluster's nodes until the infra lists none. Idempotent. With Purge it gives up on an infra that
-// can't be reached, and says what may be left.
+// can't be reached, and says what may be left; with GiveUp after a while, where the infra can't tell whether a node is gone.
 func (a *Activities) Deprovision(ctx context.Context, in NodesInput) (NodesOutput, error) {
 	defer beat(ctx)()
 	var out NodesOutput
@@ -212,7 +213,14 @@ func (a *Activities) Deprovision(ctx context.Context, in NodesInput) (NodesOutpu
 				out.Warnings = append(out.Warnings, fmt.Sprintf("nodes of %s may be left on %s: %v", in.Ref.NameOnCloud(), p.Name(), err))
 				return out, nil
 			}
-			return out, err
+			if !in.GiveUp || providers.FeaturesOf(p).Confirms {
+				return out, err
+			}
+			if since := time.Since(activity.GetInfo(ctx).ScheduledTime); since > a.giveUpAfter(in.Lost) {
+				out.Warnings = append(out.Warnings, fmt.Sprintf("given up for now, to be removed once it can be reached: %v", err))
+				a.Log.Warn("nodes are left to the reaper", "cluster", in.Ref.NameOnCloud(), "after", since.Round(time.Second), "error", err)
+				return out, nil
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -220,6 +228,17 @@ func (a *Activities) Deprovision(ctx context.Context, in NodesInput) (NodesOutpu
 		case <-time.After(pause):
 		}
 	}
+}
+
+// giveUpAfter is how long the deletion of nodes that can't be reached is tried before it is left to the reaper.
+func (a *Activities) giveUpAfter(lost bool) time.Duration {
+	switch {
+	case lost:
+		return 10 * time.Second
+	case a.LostAfter > 0:
+		return a.LostAfter
+	}
+	return 5 * time.Minute
 }
 
 // lastWords runs the hooks of an outcome and keeps the last state of the jobs, as far as the head node answers.

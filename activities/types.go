@@ -207,13 +207,17 @@ type NodesInput struct {
 	Events    []store.Event        `json:"events,omitempty"`
 	EventKey  string               `json:"event_key,omitempty"`
 	Purge     bool                 `json:"purge,omitempty"`
-	Hooks     []agentapi.Hook      `json:"hooks,omitempty"`
-	HookEvent string               `json:"hook_event,omitempty"`
-	Graceful  bool                 `json:"graceful,omitempty"`
-	Timeout   time.Duration        `json:"timeout,omitempty"`
-	Rank      *int                 `json:"rank,omitempty"`
-	Notice    time.Duration        `json:"notice,omitempty"`
-	SecretRef string               `json:"secret_ref,omitempty"`
+	// GiveUp says that nodes which can be neither reached nor confirmed as gone hold nobody up for longer than a node may be
+	// silent before it is lost; Lost, that they were silent for that long. What is left of them is the reaper's.
+	GiveUp    bool            `json:"give_up,omitempty"`
+	Lost      bool            `json:"lost,omitempty"`
+	Hooks     []agentapi.Hook `json:"hooks,omitempty"`
+	HookEvent string          `json:"hook_event,omitempty"`
+	Graceful  bool            `json:"graceful,omitempty"`
+	Timeout   time.Duration   `json:"timeout,omitempty"`
+	Rank      *int            `json:"rank,omitempty"`
+	Notice    time.Duration   `json:"notice,omitempty"`
+	SecretRef string          `json:"secret_ref,omitempty"`
 }
 
 // NodesOutput is what an activity on nodes found.

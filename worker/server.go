@@ -162,7 +162,7 @@ func (s *server) bringUp(ctx context.Context, set config.Server) error {
 	}
 	s.closers = append(s.closers, s.infra.close)
 	s.acts = &activities.Activities{Store: s.store, Artifacts: s.artifacts, Secrets: s.secrets, Providers: s.infra.registry, Agent: agents, Home: s.o.Home, Engine: s.client, Log: s.log,
-		Allowed: s.o.Config.AllowedClouds(), Limits: admissionLimits(s.o.Config)}
+		Allowed: s.o.Config.AllowedClouds(), Limits: admissionLimits(s.o.Config), LostAfter: s.o.Config.Health().LostAfter}
 	if s.workers, err = startWorkers(s.client, s.acts); err != nil {
 		return err
 	}

@@ -322,6 +322,7 @@ func (m *machine) cleanUp(op cluster.Op) {
 		return // no infra was asked yet
 	}
 	in := m.nodes(op)
+	in.GiveUp = !m.halted() // a cancel is over when nothing runs any more
 	ctx := remote(m.root, activities.QueueProvision, "delete what the attempt left", 2*time.Minute, forever)
 	if err := workflow.ExecuteActivity(ctx, acts.Deprovision, in).Get(ctx, nil); err != nil {
 		workflow.GetLogger(m.root).Error("clean-up gave up; the reaper goes on", "cluster", m.st.Name, "error", err)

@@ -90,7 +90,7 @@ func (j *job) run(root workflow.Context, r *taskRun) (again bool) {
 				continue
 			}
 			if !retry {
-				j.takeDown(r)
+				j.takeDown(r, true)
 				j.finish(r, api.ManagedFailed, words(fail))
 				return false
 			}
@@ -103,7 +103,7 @@ func (j *job) run(root workflow.Context, r *taskRun) (again bool) {
 				break
 			}
 			if d.Move == recovery.Finish {
-				j.takeDown(r)
+				j.takeDown(r, true)
 				j.finish(r, d.Status, d.Reason)
 				return false
 			}
@@ -379,7 +379,7 @@ func (j *job) recover(r *taskRun, d recovery.Decision) {
 	r.Row.Recoveries++
 	j.show(r, api.EventStatus, "RECOVERING: %s", d.Reason)
 	r.Old = recovery.Place{Cloud: r.St.Provider, Region: r.St.Spec.Region}
-	j.takeDown(r)
+	j.takeDown(r, true)
 	j.release(r, store.PhaseNone)
 }
 
@@ -394,12 +394,14 @@ func (j *job) stopClock(r *taskRun) {
 	r.Row.RunningSince = nil
 }
 
-// takeDown keeps the attempt's log and deletes its cluster. It always ends with nothing left.
-func (j *job) takeDown(r *taskRun) {
+// takeDown keeps the attempt's log and deletes its cluster. It always ends with nothing left, unless it may give up on nodes that
+// are silent for as long as a node may be before it is lost: those are the reaper's then.
+func (j *job) takeDown(r *taskRun, giveUp bool) {
 	if !r.St.Exists() {
 		return
 	}
 	in := activities.EndInput{Nodes: r.m.nodes(cluster.Op{Auto: true}), JobID: r.JobID, Managed: j.in.ID, Task: r.Index, Attempt: r.Row.Attempt}
+	in.Nodes.GiveUp, in.Nodes.Lost = giveUp, giveUp && r.lost != ""
 	actx := remote(r.m.root, activities.QueueProvision, "keep the log and delete the nodes", time.Hour, forever)
 	if err := workflow.ExecuteActivity(actx, acts.EndAttempt, in).Get(actx, nil); err != nil {
 		workflow.GetLogger(r.m.root).Error("teardown gave up; the reaper goes on", "job", j.in.ID, "error", err)
@@ -426,7 +428,7 @@ func (j *job) keep(r *taskRun) {
 func (j *job) cancel(r *taskRun) {
 	r.Row.Status = api.ManagedCancelling
 	j.show(r, api.EventStatus, "CANCELLING")
-	j.takeDown(r)
+	j.takeDown(r, false)
 	why := "cancelled"
 	if r.auxiliary && !j.cancelled {
 		why = "the primary tasks of the group are done"

@@ -122,6 +122,7 @@ type fleet struct {
 // training is one job.
 type training struct {
 	request   string
+	text      string // its task
 	id        int64
 	cancelled bool           // it was asked to be
 	end       api.ManagedJob // its row when it had ended
@@ -145,7 +146,8 @@ type attempt struct {
 	steps  []int
 }
 
-func (x *training) task() string {
+// trainer is the task of a job that trains.
+func trainer() string {
 	return fmt.Sprintf(`name: train
 resources: {infra: ssh/lab, cpus: 1, memory: 1}
 checkpoint: {path: ~/ckpt, every: 2s, signal: USR1, keep: 100}
@@ -164,7 +166,7 @@ run: |
 // one submits a job and waits for its end.
 func (f *fleet) one(rng *rand.Rand) {
 	t := f.s.t
-	x := &training{request: api.NewRequestID(), attempts: map[int]*attempt{}}
+	x := &training{request: api.NewRequestID(), text: trainer(), attempts: map[int]*attempt{}}
 	if !f.submit(x) {
 		return
 	}
@@ -212,7 +214,7 @@ func (f *fleet) one(rng *rand.Rand) {
 func (f *fleet) submit(x *training) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	ref, err := f.s.Client.LaunchJobs(ctx, &api.JobsLaunchBody{Base: api.Base{RequestID: x.request, User: "chaos", UserHash: "c4a05c4a", Command: "sky jobs launch"}, Task: x.task()})
+	ref, err := f.s.Client.LaunchJobs(ctx, &api.JobsLaunchBody{Base: api.Base{RequestID: x.request, User: "chaos", UserHash: "c4a05c4a", Command: "sky jobs launch"}, Task: x.text})
 	if err != nil || ref.RequestID != x.request {
 		f.s.t.Errorf("submission %s was not taken: %v", x.request, err)
 		return false

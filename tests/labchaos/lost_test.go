@@ -1,0 +1,63 @@
+//go:build linux
+
+package labchaos
+
+import (
+	"testing"
+	"time"
+
+	"github.com/skyloom/skyloom/api"
+	"github.com/skyloom/skyloom/tests/lab"
+)
+
+// TestLostHost: the host of a managed job falls silent for good. Nothing can confirm that it is gone, so the job goes on
+// elsewhere once it counts as lost. The host was only cut off: when it is back, what it still runs of the job is ended.
+func TestLostHost(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits until a host is lost")
+	}
+	l := hostsOf(t, 8, nil)
+	s := open(t, l, "lost", poolsOf(l, l.Hosts(), false), 46004)
+	f := &fleet{s: s, w: newWorld(t, s, paceOf(false), nil)}
+	x := &training{request: api.NewRequestID(), text: `name: lost
+resources: {infra: ssh/lab, cpus: 1, memory: 1}
+run: if [ $SKYPILOT_ATTEMPT = 1 ]; then sleep 1000; fi
+`}
+	if !f.submit(x) {
+		return
+	}
+	var old *lab.Host
+	s.Eventually("the first attempt runs", func() bool {
+		for _, h := range l.Hosts() {
+			for _, p := range processesOf(t, h) {
+				if p.Env("SKYPILOT_ATTEMPT") == "1" && p.verb() == "" {
+					old = h
+				}
+			}
+		}
+		return old != nil
+	})
+	if old == nil {
+		return
+	}
+	if err := old.Cut(); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	s.Eventually("the job succeeds elsewhere", func() bool {
+		rows, err := s.Hasty.ManagedJob(t.Context(), x.id)
+		return err == nil && len(rows) == 1 && rows[0].Status == api.ManagedSucceeded && rows[0].Attempt == 2
+	})
+	if took := time.Since(began); took < lostAfter {
+		t.Errorf("the host was given up after %v, before %v", took, lostAfter)
+	} else {
+		t.Logf("lost after %v: the job has succeeded elsewhere %v after the cut\n%s", lostAfter, took.Round(time.Second), f.story(x.id))
+	}
+	if inits, _, _ := nodesOn(t, old); len(inits) != 1 {
+		t.Errorf("the host that is cut off runs %v", inits)
+	}
+	if err := old.Join(); err != nil {
+		t.Fatal(err)
+	}
+	s.settles(f.w)
+}
