@@ -25,9 +25,9 @@ type ledger struct {
 	watch map[string]WatchRow
 	// ended tells of a workflow that it may have ended, and so may have left something. nil: it is not known of any.
 	ended func(id string) bool
-	parts  uint32 // in each round one of so many parts is asked in any case
-	round  uint32
-	asked  map[string]Owned
+	parts uint32 // in each round one of so many parts is asked in any case
+	round uint32
+	asked map[string]Owned
 }
 
 // openLedger reads what is known. An owner that ended is found by one listing for all of them.

@@ -119,15 +119,7 @@ func TestManagedStates(t *testing.T) {
 			t.Errorf("%s: %s, and nobody says why", c.name, st)
 		}
 	}
-	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Second) {
-		left, err := w.Cloud.List(context.Background(), providers.Tag{Installation: w.Store.Installation()})
-		if err == nil && len(left) == 0 {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatalf("nodes are left: %v %v", left, err)
-		}
-	}
+	empty(t, w)
 }
 
 // A cancel that races the job's own end: one of the two wins, for good, and nothing is left.
@@ -156,7 +148,107 @@ func TestManagedCancelRacesTheEnd(t *testing.T) {
 		}
 	}
 	t.Log(ends)
-	if left, err := w.Cloud.List(context.Background(), providers.Tag{Installation: w.Store.Installation()}); err != nil || len(left) > 0 {
-		t.Errorf("nodes are left: %v %v", left, err)
+	empty(t, w)
+}
+
+// A job's nodes are taken away at each step of its life: it ends as it should, and each attempt's nodes are gone before the next begins.
+func TestManagedPreemptedAtEachStep(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs in real time")
+	}
+	w := world.NewReal(t, world.Options{Seed: 7, Cloud: memory.Config{CreateDelay: memory.Duration(1500 * time.Millisecond), DeleteLag: memory.Duration(1500 * time.Millisecond)}})
+	w.Acts.Home = t.TempDir()
+	// When a job is where, by its row and its cluster's.
+	provisioning := func(m *world.Managed) bool {
+		rows, err := w.Store.ManagedJob(context.Background(), m.ID)
+		return err == nil && rows[0].Status == starting && len(m.Nodes()) > 0
+	}
+	jobIs := func(want api.JobStatus) func(*world.Managed) bool {
+		return func(m *world.Managed) bool { return m.ClusterJob() == want }
+	}
+	steps := []struct {
+		name, text string
+		at         func(*world.Managed) bool
+		lost       bool
+	}{
+		{"provision", "run: sleep 1", provisioning, false},
+		{"setup", "setup: sleep 4\nrun: sleep 1", jobIs(api.JobSettingUp), true},
+		{"run", "run: sleep 4", jobIs(api.JobRunning), true},
+		{"teardown", "run: sleep 1", jobIs(api.JobSucceeded), false},
+	}
+	done := make(chan bool)
+	for i, s := range steps {
+		m := w.StartJob(int64(i+1), 0, 0, fmt.Sprintf("name: %s\nresources: {cpus: 2+, use_spot: true}\n%s\n", s.name, s.text))
+		go func() {
+			defer func() { done <- true }()
+			taken := false
+			for end := time.Now().Add(time.Minute); !taken && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+				if taken = s.at(m); taken {
+					for _, n := range m.Nodes() {
+						_ = w.Cloud.Preempt(context.Background(), n.Cluster, n.ID, 0) // it may be on its way out
+					}
+				}
+			}
+			row := m.Ended()[0]
+			if row.Status != succeeded || s.lost != (row.Recoveries == 1) || !taken {
+				t.Errorf("%s: %s after %d recoveries (%s); taken away: %v", s.name, row.Status, row.Recoveries, row.FailureReason, taken)
+			}
+		}()
+	}
+	for range steps {
+		<-done
+	}
+	empty(t, w)
+}
+
+// A job that ends while nobody hears of it is not run again: neither when its node's network is cut meanwhile, nor when the server is away.
+func TestManagedEndsUnheard(t *testing.T) {
+	w := world.NewReal(t, world.Options{Seed: 8})
+	w.Acts.Home = t.TempDir()
+	cut := w.StartJob(1, 0, 0, "name: cut\nrun: sleep 3\n")
+	cut.Is(running)
+	w.Cloud.Cut(cut.Nodes()[0].ID, 6*time.Second)
+	if row := cut.Ended()[0]; row.Status != succeeded || row.Attempt != 1 || row.Recoveries != 0 {
+		t.Errorf("after a cut network: %+v", row)
+	}
+	away := w.StartJob(2, 0, 0, "name: away\nrun: sleep 3\n")
+	away.Is(running)
+	w.Restart()
+	if row := away.Ended()[0]; row.Status != succeeded || row.Attempt != 1 || row.Recoveries != 0 {
+		t.Errorf("after a restart of the server: %+v", row)
+	}
+	empty(t, w)
+}
+
+// Many jobs that are cancelled at once all end, with nothing left.
+func TestManagedManyCancelled(t *testing.T) {
+	w := world.NewReal(t, world.Options{Seed: 9})
+	w.Acts.Home = t.TempDir()
+	var jobs []*world.Managed
+	for i := range 40 {
+		jobs = append(jobs, w.StartJob(int64(i+1), i, 40, "name: many\nrun: sleep 36000\n"))
+	}
+	for _, m := range jobs {
+		m.Cancel()
+	}
+	for _, m := range jobs {
+		if row := m.Ended()[0]; row.Status != cancelled {
+			t.Errorf("job %d: %s (%s)", m.ID, row.Status, row.FailureReason)
+		}
+	}
+	empty(t, w)
+}
+
+// empty says that the infra holds nothing of ours any more, soon.
+func empty(t *testing.T, w *world.World) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
+		left, err := w.Cloud.List(context.Background(), providers.Tag{Installation: w.Store.Installation()})
+		if err == nil && len(left) == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("nodes are left: %v %v", left, err)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package world
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -115,13 +116,45 @@ func (m *Managed) Cancel() {
 	}
 }
 
+// Nodes are those of the job's cluster that the infra lists now, by rank.
+func (m *Managed) Nodes() []providers.Node {
+	all, err := m.W.Cloud.List(m.W.ctx, providers.Tag{Installation: m.W.Store.Installation()})
+	if err != nil {
+		return nil
+	}
+	name := m.cluster()
+	return slices.DeleteFunc(all, func(n providers.Node) bool { return n.Cluster.Name != name })
+}
+
+// cluster is the name of the first task's cluster.
+func (m *Managed) cluster() string {
+	rows, err := m.W.Store.ManagedJob(m.W.ctx, m.ID)
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%s-%d", rows[0].TaskName, m.ID)
+}
+
+// ClusterJob is the state of the job on the first task's cluster, as its agent told it last; "" if none was heard of.
+func (m *Managed) ClusterJob() api.JobStatus {
+	row, err := m.W.Store.Cluster(m.W.ctx, m.cluster())
+	if err != nil {
+		return ""
+	}
+	jobs, err := m.W.Store.Jobs(m.W.ctx, store.JobFilter{Hash: row.Hash})
+	if err != nil || len(jobs) == 0 {
+		return ""
+	}
+	return jobs[0].Status
+}
+
 // Take takes a node of the running job away.
 func (m *Managed) Take(rank int) {
 	m.W.T.Helper()
-	row := m.Is(api.ManagedRunning)[0]
-	nodes, err := m.W.Cloud.List(m.W.ctx, providers.Tag{Installation: m.W.Store.Installation(), ClusterHash: row.ClusterHash})
-	if err != nil || len(nodes) <= rank {
-		m.W.T.Fatal(err, nodes)
+	m.Is(api.ManagedRunning)
+	nodes := m.Nodes()
+	if len(nodes) <= rank {
+		m.W.T.Fatalf("the job has nodes %v", nodes)
 	}
 	if err := m.W.Cloud.Preempt(m.W.ctx, nodes[rank].Cluster, nodes[rank].ID, 0); err != nil {
 		m.W.T.Fatal(err)
