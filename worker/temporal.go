@@ -42,9 +42,13 @@ func Workflows() map[string]any {
 	}
 }
 
+// stickyWorkflows is how many workflows are kept in memory between two of their tasks, some 80 kB each, most of it stacks. The others
+// are read and replayed when something happens to them, which costs a few milliseconds: most of those that wait, wait long.
+const stickyWorkflows = 2048
+
 // startWorkers starts one worker per task queue: short work, provisioning, files.
 func startWorkers(c client.Client, acts *activities.Activities) ([]sdkworker.Worker, error) {
-	sdkworker.SetStickyWorkflowCacheSize(8192)
+	sdkworker.SetStickyWorkflowCacheSize(stickyWorkflows)
 	queue := func(name string, o sdkworker.Options) sdkworker.Worker {
 		o.WorkerStopTimeout = 3 * time.Second
 		w := sdkworker.New(c, name, o)

@@ -281,6 +281,7 @@ func (w *watcher) follow(ctx context.Context, p providers.Provider, f providers.
 				if n.Rank != 0 {
 					cursor = info.LastEvent
 				}
+				c.Close() // the stream has a connection of its own
 				err = c.EventsAndLog(ctx, cursor, beat, kept.follow(), func(ev agentapi.Event) error {
 					if ev.Type == agentapi.EventLog {
 						kept.take(ev.Log)

@@ -1,6 +1,7 @@
 package agentapi
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -48,6 +49,7 @@ const maxReply = 256 << 20
 type Client struct {
 	http *http.Client
 	tr   *http.Transport
+	dial func(context.Context) (net.Conn, error)
 }
 
 // New makes a client that reaches the agent through dial.
@@ -58,7 +60,7 @@ func New(dial func(context.Context) (net.Conn, error)) *Client {
 		IdleConnTimeout:    20 * time.Second,
 		DisableCompression: true,
 	}
-	return &Client{http: &http.Client{Transport: tr}, tr: tr}
+	return &Client{http: &http.Client{Transport: tr}, tr: tr, dial: dial}
 }
 
 // NewUnix makes a client for an agent on this machine.
@@ -193,14 +195,24 @@ func (c *Client) EventsAndLog(ctx context.Context, after int64, beat time.Durati
 			path += fmt.Sprintf("&offset_%s=%d", url.QueryEscape(phase), off)
 		}
 	}
-	body, err := c.open(ctx, "GET", path, nil, "")
+	// A server holds thousands of these: each has its connection and this goroutine, and none of what makes a connection fit for
+	// other calls.
+	conn, err := c.dial(ctx)
 	if err != nil {
 		return err
 	}
-	defer body.Close()
-	live := &liveReader{r: body, limit: limit, silence: time.AfterFunc(limit, func() { body.Close() })}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	live := &liveReader{r: conn, limit: limit, silence: time.AfterFunc(limit, func() { conn.Close() })}
 	defer live.silence.Stop()
-	dec := json.NewDecoder(live) // skips the empty lines that show the agent lives
+	body, err := get(conn, live, path)
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return err
+	}
+	dec := json.NewDecoder(body) // skips the empty lines that show the agent lives
 	for {
 		var ev Event
 		if err := dec.Decode(&ev); err != nil {
@@ -219,6 +231,28 @@ func (c *Client) EventsAndLog(ctx context.Context, after int64, beat time.Durati
 			return err
 		}
 	}
+}
+
+// streamBuffer is the size in bytes of a stream's reader; an event is rarely larger.
+const streamBuffer = 1 << 10
+
+// get asks for a path over a connection of its own, and gives the reply's body if the agent agrees.
+func get(w io.Writer, r io.Reader, path string) (io.Reader, error) {
+	req, err := http.NewRequest("GET", "http://agent"+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := req.Write(w); err != nil {
+		return nil, fmt.Errorf("event stream: %w", err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReaderSize(r, streamBuffer), req)
+	if err != nil {
+		return nil, fmt.Errorf("event stream: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, ReadError(resp)
+	}
+	return resp.Body, nil
 }
 
 // eventSilence is how long an event stream may be silent: an agent shows every 15 s that it lives.
