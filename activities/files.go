@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -32,6 +33,8 @@ const (
 	plansAtOnce = 16
 	// syncRounds is how often a sync begins anew because a node lost what it was sent, or broke off.
 	syncRounds = 4
+	// worthKnowing is the size of a manifest, in bytes, from which asking whether a node has it is worth the call.
+	worthKnowing = 8 << 10
 	// slowRate is the rate, in bytes per second, below which compressing is worth its time.
 	slowRate = 40e6
 )
@@ -153,6 +156,9 @@ type treeSync struct {
 	m       *filesync.Manifest
 	results []agentapi.FileResult
 	settled []bool // by node: it is as it has to be
+
+	mu     sync.Mutex
+	deltas map[string][]byte // by the base: what the manifest has otherwise; nil if it is better sent whole
 }
 
 // round plans all nodes that are not settled, sends and applies. It goes on from wherever the one before broke off.
@@ -201,7 +207,7 @@ func (t *treeSync) target() agentapi.FileApply {
 func (t *treeSync) plan(ctx context.Context, i int) ([]string, error) {
 	to := t.target()
 	to.Now, to.Place = true, !t.peers()
-	plan, err := t.clients[i].PlanFiles(ctx, to, bytes.NewReader(t.encoded))
+	plan, err := t.ask(ctx, i, to)
 	if err != nil {
 		return nil, err
 	}
@@ -210,6 +216,47 @@ func (t *treeSync) plan(ctx context.Context, i int) ([]string, error) {
 		return nil, nil
 	}
 	return t.m.InOrder(plan.Missing), nil
+}
+
+// ask sends a node no more of the manifest than it needs: its id if the node has it, or what it has otherwise than the one
+// that the node was brought to last.
+func (t *treeSync) ask(ctx context.Context, i int, to agentapi.FileApply) (agentapi.FilePlan, error) {
+	c := t.clients[i]
+	if len(t.encoded) >= worthKnowing {
+		known := to
+		known.Known = true
+		plan, err := c.PlanFiles(ctx, known, nil)
+		if err == nil && plan.Unknown && plan.Base != "" {
+			if delta := t.delta(plan.Base); delta != nil {
+				known.Known, known.Base = false, plan.Base
+				plan, err = c.PlanFiles(ctx, known, bytes.NewReader(delta))
+			}
+		}
+		// An agent of an earlier version takes the request for one without a manifest.
+		if old := agentapi.IsKind(err, agentapi.KindInvalid); !old && (err != nil || !plan.Unknown) {
+			return plan, err
+		}
+	}
+	return c.PlanFiles(ctx, to, bytes.NewReader(t.encoded))
+}
+
+// delta is what the manifest has otherwise than base; nil if base is no longer kept, or little is the same.
+func (t *treeSync) delta(base string) []byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delta, ok := t.deltas[base]
+	if !ok {
+		if m, err := t.a.Artifacts.Manifest(base); err == nil {
+			if b, err := filesync.Diff(m, t.m).Bytes(); err == nil && len(b) < len(t.encoded)/2 {
+				delta = b
+			}
+		}
+		if t.deltas == nil {
+			t.deltas = map[string][]byte{}
+		}
+		t.deltas[base] = delta
+	}
+	return delta
 }
 
 // apply puts a node's files in place.

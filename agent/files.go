@@ -36,6 +36,7 @@ type fileStore struct {
 	spool   *artifact.Store         // opened at the first use
 	pending map[string]*pendingSync // by manifest and destination
 	dsts    map[string]*sync.Mutex  // one sync at a time for each destination
+	last    map[string]*lastSync    // by destination: see files_known.go
 }
 
 // pendingSync is a sync that was planned. The manifest and the target are let go of after planAge.
@@ -57,7 +58,7 @@ func (a *Agent) blobs() (*artifact.Store, error) {
 	if s.spool != nil {
 		return s.spool, nil
 	}
-	for _, d := range []string{"manifests", "index"} {
+	for _, d := range []string{"manifests", "index", "known"} {
 		if err := os.MkdirAll(a.path(d), 0o700); err != nil {
 			return nil, diskError(err)
 		}
@@ -75,7 +76,8 @@ func (a *Agent) blobs() (*artifact.Store, error) {
 			os.Remove(a.path("manifests", n.Name()))
 		}
 	}
-	s.spool, s.pending = spool, map[string]*pendingSync{}
+	s.spool, s.pending, s.last = spool, map[string]*pendingSync{}, map[string]*lastSync{}
+	a.sweepKnown()
 	return spool, nil
 }
 
@@ -107,7 +109,8 @@ func (s *fileStore) lock(dst string) func() {
 func (a *Agent) fileRoutes(m *http.ServeMux) {
 	handle(m, "POST /v1/files/plan", func(r *http.Request) (any, error) {
 		q := r.URL.Query()
-		to := agentapi.FileApply{Dst: q.Get("dst"), File: q.Get("file") != "", Mirror: q.Get("mirror") != "", Prune: q.Get("prune") != "", Now: q.Get("now") != "", Place: q.Get("place") != ""}
+		to := agentapi.FileApply{Dst: q.Get("dst"), File: q.Get("file") != "", Mirror: q.Get("mirror") != "", Prune: q.Get("prune") != "", Now: q.Get("now") != "", Place: q.Get("place") != "",
+			Known: q.Get("known") != "", Base: q.Get("base"), Manifest: q.Get("manifest")}
 		return a.PlanFiles(r.Context(), to, r.Body)
 	})
 	handle(m, "POST /v1/files/fetch", with(func(f agentapi.FileFetch, r *http.Request) (any, error) {
@@ -147,31 +150,42 @@ func (a *Agent) target(to agentapi.FileApply) (filesync.Target, error) {
 
 // index reads what is known of the files at a destination.
 func (a *Agent) index(dst string) *filesync.Index {
+	if l := a.inMemory(dst); l != nil {
+		return l.index
+	}
+	return filesync.OpenIndex(a.path("index", dstKey(dst)))
+}
+
+// dstKey is a destination as part of a file's name.
+func dstKey(dst string) string {
 	sum := sha256.Sum256([]byte(dst))
-	return filesync.OpenIndex(a.path("index", hex.EncodeToString(sum[:16])))
+	return hex.EncodeToString(sum[:16])
 }
 
 // PlanFiles takes a manifest and names the blobs that neither the destination nor the spool has.
 func (a *Agent) PlanFiles(ctx context.Context, to agentapi.FileApply, body io.Reader) (agentapi.FilePlan, error) {
-	m, err := filesync.Decode(body, filesync.Limits{})
-	if err != nil {
-		return agentapi.FilePlan{}, fileError(err)
-	}
 	t, err := a.target(to)
 	if err != nil {
 		return agentapi.FilePlan{}, err
+	}
+	sent, err := receive(to, body)
+	if err != nil {
+		return agentapi.FilePlan{}, fileError(err)
 	}
 	defer a.files.lock(t.Dst)()
 	spool, err := a.blobs()
 	if err != nil {
 		return agentapi.FilePlan{}, err
 	}
+	m, id := a.resolve(sent, t.Dst)
+	if m == nil {
+		return agentapi.FilePlan{Missing: []string{}, Unknown: true, Base: a.lastOf(t.Dst)}, nil
+	}
 	t.Index = a.index(t.Dst)
 	need, err := filesync.Plan(ctx, m, t)
 	if err != nil {
 		return agentapi.FilePlan{}, fileError(err)
 	}
-	id := m.ID()
 	if to.Now && len(need.Missing) == 0 {
 		t.Planned = &need
 		res, err := a.bring(ctx, id, m, t, spool)
@@ -218,15 +232,7 @@ func (a *Agent) keepManifest(p *pendingSync) error {
 	if _, err := os.Stat(path); err == nil {
 		return nil
 	}
-	data, err := p.manifest.Bytes()
-	if err != nil {
-		return err
-	}
-	tmp := a.path("manifests", "."+p.id)
-	if err = os.WriteFile(tmp, data, 0o600); err == nil {
-		err = os.Rename(tmp, path)
-	}
-	return err
+	return writeManifest(p.manifest, path)
 }
 
 // TakeBlobs keeps the blobs of a pack. If they are for a plan whose destination was empty, they go straight there. Those
@@ -363,6 +369,7 @@ func (a *Agent) bring(ctx context.Context, id string, m *filesync.Manifest, t fi
 	if err != nil {
 		return agentapi.FileResult{}, fileError(err)
 	}
+	a.remember(id, m, t)
 	a.forget(id, m, t)
 	return agentapi.FileResult{Written: res.Written, Removed: res.Removed, Bytes: res.Bytes, Warnings: res.Warnings}, nil
 }

@@ -3,6 +3,7 @@ package agent_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -104,5 +105,90 @@ func TestFiles(t *testing.T) {
 	}
 	if _, err := n.api.ApplyFiles(ctx(t), agentapi.FileApply{Dst: "x", Manifest: strings.Repeat("0", 64)}); !agentapi.IsKind(err, agentapi.KindNotFound) {
 		t.Errorf("unknown manifest: %v", err)
+	}
+}
+
+// TestManifestsByDelta: a node that knows a manifest needs its id only, and of the next what changed, also after a restart.
+func TestManifestsByDelta(t *testing.T) {
+	n := cluster(t, 1, quick)[0]
+	tree := randomTree(t, 30, 100)
+	to := agentapi.FileApply{Dst: "~/data", Manifest: tree.Manifest.ID(), Now: true}
+	plan := func(known bool, base string, body []byte) agentapi.FilePlan {
+		t.Helper()
+		to.Known, to.Base = known, base
+		p, err := n.api.PlanFiles(ctx(t), to, bytes.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	if p := plan(true, "", nil); !p.Unknown || p.Base != "" {
+		t.Errorf("at first: %+v", p)
+	}
+	n.push(tree, agentapi.FileApply{Dst: "~/data"})
+	base := tree.Manifest
+	for _, restart := range []bool{false, true} {
+		if restart {
+			n.kill9()
+		}
+		if p := plan(true, "", nil); p.Unknown || p.Applied == nil || p.Applied.Written != 0 {
+			t.Errorf("unchanged: %+v", p)
+		}
+	}
+	// What a job changed is put right, though the manifest is known.
+	one := filepath.Join(n.cfg.Home, "data/d0/f000")
+	if err := os.WriteFile(one, []byte("by a job"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if p := plan(true, "", nil); p.Unknown || len(p.Missing) != 1 {
+		t.Errorf("after a job: %+v", p)
+	}
+	for _, restart := range []bool{false, true} {
+		if restart {
+			n.kill9()
+		}
+		if err := os.WriteFile(filepath.Join(tree.Root, "d0/f000"), []byte(fmt.Sprint("changed", restart)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		next, err := filesync.Scan(t.Context(), tree.Root, filesync.ScanOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		to.Manifest = next.Manifest.ID()
+		p := plan(true, "", nil)
+		if !p.Unknown || p.Base != base.ID() {
+			t.Fatalf("changed: %+v, not %s", p, base.ID())
+		}
+		delta, err := filesync.Diff(base, next.Manifest).Bytes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p = plan(false, strings.Repeat("0", 64), delta); !p.Unknown {
+			t.Errorf("against another base: %+v", p)
+		}
+		wrong, _ := (&filesync.Delta{}).Bytes()
+		if p = plan(false, base.ID(), wrong); !p.Unknown {
+			t.Errorf("a delta that makes another manifest: %+v", p)
+		}
+		if p = plan(false, base.ID(), delta); p.Unknown || len(p.Missing) != 1 {
+			t.Fatalf("by delta: %+v", p)
+		}
+		var pack bytes.Buffer
+		if err := filesync.WritePack(t.Context(), &pack, next, p.Missing, filesync.PackOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.api.PlaceBlobs(ctx(t), to, &pack); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := n.api.ApplyFiles(ctx(t), to); err != nil || r.Written != 1 {
+			t.Errorf("%+v, %v", r, err)
+		}
+		if got := n.file("data/d0/f000"); got != fmt.Sprint("changed", restart) {
+			t.Errorf("it holds %q", got)
+		}
+		base = next.Manifest
+	}
+	if kept, _ := os.ReadDir(filepath.Join(n.cfg.Dir, "known")); len(kept) != 1 {
+		t.Errorf("kept: %v", kept)
 	}
 }

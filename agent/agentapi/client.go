@@ -288,7 +288,9 @@ func (c *Client) Logs(ctx context.Context, id int64, q LogQuery) (io.ReadCloser,
 	return c.open(ctx, "GET", jobPath(id)+"/logs?"+v.Encode(), nil, "")
 }
 
-// PlanFiles sends a manifest and learns which blobs the node lacks to bring the destination to its state. The
+// PlanFiles sends a manifest, what it has otherwise than to.Base, or with to.Known only its id (manifest is nil then), and
+// learns which blobs the node lacks to bring the destination to its state. Agents that can't do the latter two answer
+// KindInvalid. The
 // destination travels in the query: dst, file=1, mirror=1, prune=1, now=1, place=1.
 func (c *Client) PlanFiles(ctx context.Context, to FileApply, manifest io.Reader) (FilePlan, error) {
 	v := url.Values{"dst": {to.Dst}}
@@ -306,6 +308,15 @@ func (c *Client) PlanFiles(ctx context.Context, to FileApply, manifest io.Reader
 	}
 	if to.Place {
 		v.Set("place", "1")
+	}
+	if to.Known {
+		v.Set("known", "1")
+	}
+	if to.Base != "" {
+		v.Set("base", to.Base)
+	}
+	if to.Known || to.Base != "" {
+		v.Set("manifest", to.Manifest)
 	}
 	return upload[FilePlan](ctx, c, "POST", "/v1/files/plan?"+v.Encode(), manifest)
 }

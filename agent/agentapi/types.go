@@ -222,8 +222,14 @@ type LogQuery struct {
 }
 
 // FilePlan is POST /v1/files/plan?dst=…&file=1&mirror=1&prune=1&now=1: names the blobs the node lacks to bring dst to the manifest's
-// state. The body of the call is the encoded manifest; the reply lists hashes.
+// state. The body of the call is the encoded manifest; the reply lists hashes. With manifest=ID&known=1 there is no body, and
+// with manifest=ID&base=ID it is a delta.
 type FilePlan struct {
+	// Unknown says that the node has not the manifest (known=1), or not the base, and nothing was done.
+	Unknown bool `json:"unknown,omitempty"`
+	// Base, with Unknown, is the manifest that the node knows of that destination, "" if none.
+	Base string `json:"base,omitempty"`
+
 	Missing []string `json:"missing"`
 	Bytes   int64    `json:"bytes"`
 	// Applied is set if now=1 was asked for and nothing was missing: the destination is as the manifest says.
@@ -250,6 +256,8 @@ type FileApply struct {
 	Mirror   bool   `json:"mirror,omitempty"`
 	Prune    bool   `json:"prune,omitempty"` // remove what an earlier sync put there and the manifest lacks
 	Now      bool   `json:"now,omitempty"`   // of a plan: apply it at once if nothing is missing
+	Known    bool   `json:"known,omitempty"` // of a plan: the manifest is named, not sent
+	Base     string `json:"base,omitempty"`  // of a plan: what is sent is what the manifest has otherwise than this one
 	Place    bool   `json:"place,omitempty"` // of a plan: what is missing will come by PlaceBlobs, and needs its room once
 }
 

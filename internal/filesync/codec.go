@@ -25,9 +25,9 @@ const manifestMagic = "skymf1\n"
 // maxWindow bounds what a zstd frame may make the decoder allocate.
 const maxWindow = 16 << 20
 
-func writeCanonical(w io.Writer, entries []Entry) error {
+func writeCanonical(w io.Writer, magic string, entries []Entry) error {
 	bw := bufio.NewWriterSize(w, 32<<10)
-	if _, err := bw.WriteString(manifestMagic); err != nil {
+	if _, err := bw.WriteString(magic); err != nil {
 		return err
 	}
 	var buf []byte
@@ -74,14 +74,14 @@ func commonPrefix(a, b string) int {
 }
 
 // Encode writes the wire form: the canonical form, compressed.
-func (m *Manifest) Encode(w io.Writer) error { return encodeEntries(w, m.Entries) }
+func (m *Manifest) Encode(w io.Writer) error { return encodeEntries(w, manifestMagic, m.Entries) }
 
-func encodeEntries(w io.Writer, entries []Entry) error {
+func encodeEntries(w io.Writer, magic string, entries []Entry) error {
 	z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest))
 	if err != nil {
 		return err
 	}
-	if err := writeCanonical(z, entries); err != nil {
+	if err := writeCanonical(z, magic, entries); err != nil {
 		_ = z.Close()
 		return err
 	}
@@ -98,14 +98,14 @@ func (m *Manifest) Bytes() ([]byte, error) {
 // Decode reads a manifest in wire form and validates it. Damaged, oversized or hostile input gives an ErrInvalid.
 func Decode(r io.Reader, l Limits) (*Manifest, error) {
 	c := newChecker()
-	entries, err := decodeEntries(r, l, c.add)
+	entries, err := decodeEntries(r, manifestMagic, l, c.add)
 	if err != nil {
 		return nil, err
 	}
 	return &Manifest{Entries: entries}, nil
 }
 
-func decodeEntries(r io.Reader, l Limits, check func(*Entry) error) ([]Entry, error) {
+func decodeEntries(r io.Reader, magic string, l Limits, check func(*Entry) error) ([]Entry, error) {
 	if l.MaxEntries <= 0 {
 		l.MaxEntries = DefaultLimits.MaxEntries
 	}
@@ -120,7 +120,7 @@ func decodeEntries(r io.Reader, l Limits, check func(*Entry) error) ([]Entry, er
 	lim := &io.LimitedReader{R: z, N: l.MaxBytes}
 	d := decoder{r: bufio.NewReaderSize(lim, 32<<10)}
 	var entries []Entry
-	for d.magic(manifestMagic); d.err == nil; {
+	for d.magic(magic); d.err == nil; {
 		e, end := d.entry()
 		if d.err != nil {
 			break
@@ -220,7 +220,7 @@ func (d *decoder) entry() (e Entry, end bool) {
 		e.Hash = hex.EncodeToString(d.bytes(sha256.Size))
 	case KindLink:
 		e.Link = string(d.bytes(d.uvarint(maxPath)))
-	case KindDir:
+	case KindDir, kindGone:
 	default:
 		d.err = invalidf("manifest: unknown kind %d", kind)
 	}

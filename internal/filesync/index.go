@@ -26,11 +26,18 @@ type indexed struct {
 	link        string // of a link, its target; it has nothing else
 }
 
-const indexMagic = "skyix1"
+const (
+	indexMagic = "skyix1"
+	// dirtyExt is of an empty file beside an index that says the same as "dirty" in its first line.
+	dirtyExt = ".dirty"
+)
 
 // OpenIndex reads an index. One that is missing or damaged is empty: files of the right size are then read once.
 func OpenIndex(path string) *Index {
 	x := &Index{path: path, m: map[string]indexed{}}
+	if _, err := os.Lstat(path + dirtyExt); err == nil {
+		x.dirty = true
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return x
@@ -42,8 +49,8 @@ func OpenIndex(path string) *Index {
 		x.dirty = true
 		return x
 	}
-	x.dirty = head == indexMagic+" dirty\n"
-	entries, err := decodeEntries(br, Limits{}, func(e *Entry) error { return checkPath(e.Path) })
+	x.dirty = x.dirty || head == indexMagic+" dirty\n"
+	entries, err := decodeEntries(br, manifestMagic, Limits{}, func(e *Entry) error { return checkPath(e.Path) })
 	if err != nil {
 		x.dirty = true
 		return x
@@ -66,6 +73,11 @@ func (x *Index) save(dirty bool) error {
 	if x.path == "" {
 		return nil
 	}
+	if dirty && !x.ahead { // all but the mark is on disk
+		if os.WriteFile(x.path+dirtyExt, nil, 0o600) == nil {
+			return nil
+		}
+	}
 	entries := make([]Entry, 0, len(x.m))
 	for p, v := range x.m {
 		e := Entry{Path: p, Kind: KindFile, Size: v.size, ModTime: v.mtime, Hash: v.hash}
@@ -83,10 +95,13 @@ func (x *Index) save(dirty bool) error {
 		if _, err := io.WriteString(w, indexMagic+state); err != nil {
 			return err
 		}
-		return encodeEntries(w, entries)
+		return encodeEntries(w, manifestMagic, entries)
 	})
 	if err == nil {
 		x.ahead = false
+		if !dirty {
+			_ = os.Remove(x.path + dirtyExt) // if it stays, the next apply looks for temporary files in vain
+		}
 	}
 	return err
 }

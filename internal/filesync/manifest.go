@@ -67,7 +67,7 @@ const ManifestMediaType = "application/x-skyloom-manifest"
 // ID is the SHA-256, in hex, of the canonical form. Equal ids mean equal trees, modes and times of files included.
 func (m *Manifest) ID() string {
 	h := sha256.New()
-	_ = writeCanonical(h, m.Entries) // a hash never fails
+	_ = writeCanonical(h, manifestMagic, m.Entries) // a hash never fails
 	return hex.EncodeToString(h.Sum(nil))
 }
 
