@@ -13,8 +13,8 @@ import (
 	"github.com/skyloom/skyloom/providers"
 )
 
-// restart brings a cluster to its full number of nodes: stopped ones start, and ranks without a node get one. Idempotent
-// by the epoch.
+// restart brings a cluster to its full number of nodes: stopped ones start, and workers that are gone are replaced. The
+// head cannot be. Idempotent by the epoch.
 func (a *Activities) restart(ctx context.Context, p providers.Provider, f providers.Features, in ProvisionInput) ([]providers.Node, error) {
 	token := func(what string) string { return fmt.Sprintf("%s-%s-%d", in.Token, what, in.Epoch) }
 	listed, err := p.List(ctx, in.Ref.Tag())
@@ -45,6 +45,9 @@ func (a *Activities) restart(ctx context.Context, p providers.Provider, f provid
 	switch {
 	case len(missing) == in.NumNodes && len(gone) == 0:
 		return nil, providers.Errorf(providers.NotFound, providers.ScopeCloud, "%s has no nodes of it any more", p.Name())
+	case byRank[0] == nil:
+		// The jobs and their numbers were its own: another head would count from one again.
+		return nil, providers.Errorf(providers.Unsupported, providers.ScopeCloud, "its head node is gone, and with it the job queue")
 	case len(missing) > 0 && f.Extend == nil:
 		return nil, providers.Errorf(providers.Unsupported, providers.ScopeCloud, "%s can't replace a node that is gone", p.Name())
 	case stopped && f.Stop == nil:
