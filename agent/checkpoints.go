@@ -167,12 +167,14 @@ func (a *Agent) readBlobs(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// absoluteDir makes the folder of checkpoints absolute in an environment.
-func (a *Agent) absoluteDir(env []string) {
+// absoluteDirs makes the paths in variables that name folders and files of the node absolute.
+func (a *Agent) absoluteDirs(env []string) {
 	for i, kv := range env {
-		if dir, ok := strings.CutPrefix(kv, checkpointDir+"="); ok && dir != "" {
-			if t, err := a.target(agentapi.FileApply{Dst: dir}); err == nil {
-				env[i] = checkpointDir + "=" + t.Dst
+		for _, name := range []string{checkpointDir, hostsFile} {
+			if dir, ok := strings.CutPrefix(kv, name+"="); ok && dir != "" {
+				if t, err := a.target(agentapi.FileApply{Dst: dir}); err == nil {
+					env[i] = name + "=" + t.Dst
+				}
 			}
 		}
 	}

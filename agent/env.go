@@ -155,7 +155,7 @@ func (a *Agent) nodeEnv(env []string, phase string, p *partRecord) []string {
 		out = append(out, "CUDA_VISIBLE_DEVICES="+strings.Join(ids, ","))
 	}
 	out = append(out, env...)
-	a.absoluteDir(out)
+	a.absoluteDirs(out)
 	out = append(out, shim.MarkerEnv+"="+a.marker(p), supervisor.EnvNode+"="+NodeMark(a.cfg))
 	return lastWins(out)
 }

@@ -99,6 +99,7 @@ func (a *Agent) routes() http.Handler {
 	a.peerRoutes(m)
 	handle(m, "GET /v1/info", func(r *http.Request) (any, error) { return a.Info(), nil })
 	handle(m, "PUT /v1/cluster", with(func(s agentapi.ClusterSpec, _ *http.Request) (any, error) { return nil, a.Configure(s) }))
+	handle(m, "PUT /v1/hosts", with(func(h agentapi.Hosts, _ *http.Request) (any, error) { return nil, a.SetHosts(h) }))
 	handle(m, "POST /v1/peers/lost", with(func(l agentapi.PeerLost, _ *http.Request) (any, error) { return nil, a.PeerLost(l) }))
 	handle(m, "POST /v1/jobs", with(func(s agentapi.JobSpec, _ *http.Request) (any, error) { return a.Submit(s) }))
 	handle(m, "GET /v1/jobs", func(r *http.Request) (any, error) {

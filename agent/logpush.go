@@ -17,7 +17,7 @@ const (
 )
 
 // pushLook is how often the files are looked at while a reader of events wants a log pushed.
-const pushLook = 2 * time.Second
+const pushLook = time.Second
 
 // logPush sends what a job prints to a reader of events: at most once a period, and only what is new.
 type logPush struct {

@@ -92,7 +92,8 @@ type job struct {
 	outer, root workflow.Context
 	prefix      string
 	cancelled   bool
-	admitted    int // counts nudges of the admission
+	meets       bool // the tasks of the group know each other's addresses
+	admitted    int  // counts nudges of the admission
 }
 
 // open makes the rows of the job's tasks.
@@ -240,6 +241,7 @@ func (j *job) pipeline() (again bool) {
 // group runs all tasks at once. When the primary ones are done the others are ended, after their delay.
 func (j *job) group() {
 	done := 0
+	j.meets = groupMeets(j.root)
 	for _, r := range j.state.Runs {
 		workflow.GoNamed(j.root, "task "+r.Row.TaskName, func(ctx workflow.Context) {
 			for !r.Row.Status.Terminal() {

@@ -2,11 +2,13 @@ package workflows
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/skyloom/skyloom/activities"
+	"github.com/skyloom/skyloom/agent/agentapi"
 	"github.com/skyloom/skyloom/api"
 	"github.com/skyloom/skyloom/internal/cluster"
 	"github.com/skyloom/skyloom/internal/recovery"
@@ -30,7 +32,9 @@ type taskRun struct {
 	ended     *api.Job
 	look      bool
 	lost      string
-	auxiliary bool // ended since the primary tasks of its group are done
+	up        bool   // its nodes are, of a group
+	alone     string // the task of the group that could not be launched
+	auxiliary bool   // ended since the primary tasks of its group are done
 	halted    bool
 	stop      workflow.CancelFunc
 }
@@ -80,10 +84,24 @@ func (j *job) run(root workflow.Context, r *taskRun) (again bool) {
 			}
 			if !retry {
 				j.finish(r, api.ManagedFailedPrechecks, words(fail))
+				if j.meets {
+					j.neverMet(r)
+				}
 				return false
 			}
 			j.backOff(ctx, r, fail)
 			continue
+		}
+		if j.meets {
+			fail := j.meet(ctx, r)
+			if r.halted {
+				continue
+			}
+			if fail != nil {
+				j.takeDown(r, true)
+				j.backOff(ctx, r, fail)
+				continue
+			}
 		}
 		if fail, retry := j.submit(ctx, r, spec); fail != nil {
 			if r.halted {
@@ -260,13 +278,7 @@ func (j *job) submit(ctx workflow.Context, r *taskRun, spec activities.ManagedTa
 		}
 	}
 	now := workflow.Now(r.m.root)
-	if r.TaskID == "" {
-		name := j.state.Spec.Name
-		if len(j.state.Runs) > 1 {
-			name += "_" + spec.Name
-		}
-		r.TaskID = fmt.Sprintf("sky-managed-%s_%s_%d-%d", j.state.Began.UTC().Format("2006-01-02-15-04-05-000000"), name, j.in.ID, r.Index)
-	}
+	r.TaskID = j.taskID(r.Index)
 	in := activities.SubmitInput{RequestID: fmt.Sprintf("managed/%d/%d/%d", j.in.ID, r.Index, r.Row.Attempt), Ref: r.St.Ref, Provider: r.St.Provider, Nodes: r.St.Nodes, NumNodes: r.St.NumNodes,
 		Have: r.St.Have, Epoch: r.St.Epoch, Task: spec.Text, SecretRefs: j.in.Body.SecretRefs, Setup: true, User: j.in.Body.User, UserHash: j.in.Body.UserHash, GitCommit: j.in.Body.GitCommit,
 		TaskID: r.TaskID, Envs: j.envs(r, spec)}
@@ -296,21 +308,23 @@ func (j *job) submit(ctx workflow.Context, r *taskRun, spec activities.ManagedTa
 	return nil, false
 }
 
+// taskID is SKYPILOT_TASK_ID of a task.
+func (j *job) taskID(index int) string {
+	name := j.state.Spec.Name
+	if len(j.state.Runs) > 1 {
+		name += "_" + j.state.Spec.Tasks[index].Name
+	}
+	return fmt.Sprintf("sky-managed-%s_%s_%d-%d", j.state.Began.UTC().Format("2006-01-02-15-04-05-000000"), name, j.in.ID, index)
+}
+
 // envs are the variables that tell a task who it is.
 func (j *job) envs(r *taskRun, spec activities.ManagedTaskSpec) map[string]string {
-	ids := ""
+	var ids []string
 	for i := range j.state.Runs {
-		if i > 0 {
-			ids += "\n"
-		}
-		if i == r.Index {
-			ids += r.TaskID
-		} else {
-			ids += j.state.Runs[i].TaskID
-		}
+		ids = append(ids, j.taskID(i))
 	}
 	e := map[string]string{
-		"SKYPILOT_MANAGED_JOB_ID": fmt.Sprint(j.in.ID), "SKYPILOT_TASK_IDS": ids, "SKYPILOT_JOB_RANK": fmt.Sprint(j.in.Rank), "SKYPILOT_NUM_JOBS": fmt.Sprint(max(j.in.NumJobs, 1)),
+		"SKYPILOT_MANAGED_JOB_ID": fmt.Sprint(j.in.ID), "SKYPILOT_TASK_IDS": strings.Join(ids, "\n"), "SKYPILOT_JOB_RANK": fmt.Sprint(j.in.Rank), "SKYPILOT_NUM_JOBS": fmt.Sprint(max(j.in.NumJobs, 1)),
 		"SKYPILOT_ATTEMPT": fmt.Sprint(r.Row.Attempt),
 	}
 	if spec.Checkpoint != nil {
@@ -318,6 +332,9 @@ func (j *job) envs(r *taskRun, spec activities.ManagedTaskSpec) map[string]strin
 	}
 	if r.Row.Group {
 		e["SKYPILOT_JOBGROUP_NAME"] = j.state.Spec.Name
+		if j.meets {
+			e["SKYPILOT_JOBGROUP_HOSTS"] = agentapi.HostsFile // the node makes it absolute
+		}
 	}
 	return e
 }
@@ -412,6 +429,7 @@ func (j *job) takeDown(r *taskRun, giveUp bool) {
 		workflow.GetLogger(r.m.root).Warn("row not removed; the reaper does it", "error", err)
 	}
 	r.St.Forget()
+	r.up = false
 	r.JobID, r.ended, r.look, r.lost = 0, nil, false, ""
 }
 
@@ -430,7 +448,11 @@ func (j *job) cancel(r *taskRun) {
 	j.show(r, api.EventStatus, "CANCELLING")
 	j.takeDown(r, false)
 	why := "cancelled"
-	if r.auxiliary && !j.cancelled {
+	switch {
+	case j.cancelled:
+	case r.alone != "":
+		why = "task " + r.alone + " of the group could not be launched"
+	case r.auxiliary:
 		why = "the primary tasks of the group are done"
 	}
 	j.finish(r, api.ManagedCancelled, why)

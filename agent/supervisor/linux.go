@@ -22,6 +22,18 @@ func ownProc() error {
 	return unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 }
 
+// ownHosts binds a copy of the machine's /etc/hosts over it.
+func ownHosts(path string) error {
+	b, err := os.ReadFile("/etc/hosts")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(path, b, 0o644); err != nil {
+		return err
+	}
+	return unix.Mount(path, "/etc/hosts", "", unix.MS_BIND, "")
+}
+
 // ownTmp binds a folder over /tmp.
 func ownTmp(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {

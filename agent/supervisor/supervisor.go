@@ -92,6 +92,9 @@ func Run(o Options) int {
 	return 0
 }
 
+// HostsFile is what is bound over /etc/hosts of an isolated node.
+func HostsFile(dir string) string { return filepath.Join(dir, "hosts") }
+
 func run(o Options) error {
 	term := make(chan os.Signal, 2)
 	signal.Notify(term, syscall.SIGTERM, syscall.SIGINT)
@@ -111,6 +114,9 @@ func run(o Options) error {
 		// Without its own /proc a node would take its process ids for those outside.
 		if err := ownProc(); err != nil {
 			return fmt.Errorf("the node's own /proc cannot be mounted: %w", err)
+		}
+		if err := ownHosts(HostsFile(o.Dir)); err != nil {
+			o.Log.Warn("/etc/hosts is shared with the machine", "error", err)
 		}
 		if o.TmpDir != "" {
 			if err := ownTmp(o.TmpDir); err != nil {
