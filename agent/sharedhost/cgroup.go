@@ -116,6 +116,30 @@ func makeCgroups(name string, cpus, memoryGB float64) (all []string, unified str
 	return all, unified
 }
 
+// cgroupPrefix is how the names of a node's cgroups begin.
+func cgroupPrefix(r *record) string { return fmt.Sprintf("%s-%d-", r.Hash, r.Rank) }
+
+// findCgroups finds what makeCgroups made for a node of which only the one of the unified tree is known. If not even that
+// is, those of the node's prefix in which nothing runs: another root may have a like node.
+func findCgroups(unified, prefix string) (all []string, _ string) {
+	for _, h := range hierarchies() {
+		top := filepath.Join(h.mount, "skyloom")
+		if unified != "" {
+			if dir := filepath.Join(top, filepath.Base(unified)); exists(dir) {
+				all = append(all, dir)
+			}
+			continue
+		}
+		found, _ := filepath.Glob(filepath.Join(top, prefix+"*"))
+		for _, dir := range found {
+			if len(inCgroups([]string{dir})) == 0 {
+				all = append(all, dir)
+			}
+		}
+	}
+	return all, unified
+}
+
 const cpuPeriod = 100_000 // microseconds
 
 func limitCPU(h hierarchy, dir string, cpus float64) {

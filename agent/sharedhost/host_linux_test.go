@@ -336,6 +336,10 @@ func TestDeadNode(t *testing.T) {
 func TestDamagedRecord(t *testing.T) {
 	m := newMachine(t, 0)
 	n := m.good(m.create("a", 0.5, 0)).Nodes[0]
+	var made struct{ Cgroups []string }
+	if b, err := os.ReadFile(filepath.Join(n.Dir, "record.json")); err != nil || json.Unmarshal(b, &made) != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(filepath.Join(n.Dir, "record.json"), []byte(`{"id":`), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -343,6 +347,11 @@ func TestDamagedRecord(t *testing.T) {
 		t.Errorf("it is %s", s)
 	}
 	m.good(m.call(sharedhost.VerbDelete, m.request("a", nil)))
+	for _, dir := range made.Cgroups {
+		if _, err := os.Stat(dir); err == nil {
+			t.Errorf("left behind: %s", dir)
+		}
+	}
 }
 
 func TestInvalid(t *testing.T) {

@@ -180,6 +180,7 @@ func (r *record) salvage() bool {
 		Devices: c.Resources.DeviceIDs, Isolated: c.Isolated, Want: wantRunning, Boot: claims.BootID(),
 		Ask:       claims.Want{CPUs: c.Resources.CPUs, MemoryGB: c.Resources.MemoryGB, Accelerator: c.Resources.Accelerator, AcceleratorCount: c.Resources.AcceleratorCount},
 		SpawnedAt: time.Unix(0, 0), Created: time.Unix(0, 0)}
+	r.Cgroups, r.Unified = findCgroups(c.CgroupRoot, cgroupPrefix(r))
 	return true
 }
 

@@ -69,7 +69,7 @@ func (h *host) spawn(r *record, c claims.Claim) error {
 }
 
 func (h *host) launch(r *record) error {
-	name := fmt.Sprintf("%s-%d-%s", r.Hash, r.Rank, strconv.FormatInt(time.Now().UnixNano()%1e9, 36))
+	name := cgroupPrefix(r) + strconv.FormatInt(time.Now().UnixNano()%1e9, 36)
 	r.Cgroups, r.Unified = makeCgroups(name, r.Ask.CPUs, r.Ask.MemoryGB)
 	conf, err := h.config(r)
 	if err != nil {
