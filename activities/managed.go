@@ -23,6 +23,8 @@ type ManagedSpec struct {
 	Error *api.Error        `json:"error,omitempty"`
 	// Schedule is what the task file says of when to submit; a job's workflow passes it over.
 	Schedule *api.ScheduleSpec `json:"schedule,omitempty"`
+	// Notify is who is told of changes of state.
+	Notify []store.NoticeStream `json:"notify,omitempty"`
 	// Primary names the tasks of a group that decide its end; empty: all. Delay is how long the others may go on, by task name.
 	Primary []string                 `json:"primary,omitempty"`
 	Delay   map[string]time.Duration `json:"delay,omitempty"`
@@ -96,6 +98,9 @@ func (a *Activities) ParseManaged(ctx context.Context, body api.JobsLaunchBody) 
 	}
 	if s.Name == "" {
 		s.Name = s.Tasks[0].Name
+	}
+	if e := notifyOf(&s, body, f.Tasks); e != nil {
+		return ManagedSpec{Error: e}, nil
 	}
 	return s, nil
 }
@@ -310,6 +315,10 @@ func (a *Activities) ReleaseAdmission(ctx context.Context, id int64, phase strin
 func (a *Activities) CloseJob(ctx context.Context, requestID string) error {
 	open, err := a.Store.ManagedOpen(ctx, requestID)
 	if err != nil || len(open) > 0 {
+		return err
+	}
+	// What signs notifications that are not delivered yet stays until they are.
+	if n, err := a.Store.NoticesOpen(ctx, requestID); err != nil || n > 0 {
 		return err
 	}
 	return a.Secrets.DeleteScope(ctx, secret.JobsScope(requestID))

@@ -104,6 +104,8 @@ type JobsLaunchBody struct {
 	SecretRefs map[string]string   `json:"secret_refs,omitempty"`
 	// After holds conditions "ID", "ID:ok", "ID:any".
 	After []string `json:"after,omitempty"`
+	// Notify holds http and https addresses that are told of changes of state.
+	Notify []string `json:"notify,omitempty"`
 	// Schedule makes a schedule, whose firings submit the jobs.
 	Schedule *ScheduleSpec `json:"schedule,omitempty"`
 }

@@ -112,6 +112,8 @@ func (f *fake) serve(w http.ResponseWriter, r *http.Request) {
 		problem(w, 404, &api.Error{Kind: api.ErrClusterDoesNotExist, Message: fmt.Sprintf("cluster %q does not exist", parts[1])})
 	case p == "jobs/queue":
 		f.listManaged(w, q)
+	case p == "jobs/webhook-secret":
+		reply(w, api.WebhookSecret{Secret: "whsec_x"})
 	case p == "jobs/schedules" && r.Method == "GET":
 		reply(w, api.JobScheduleList{Schedules: f.schedules})
 	case p == "jobs/schedules":

@@ -470,3 +470,20 @@ func TestJobsLaunchScheduled(t *testing.T) {
 		}
 	}
 }
+
+func TestNotify(t *testing.T) {
+	f := newFake(t)
+	jobLaunched(f, 7)
+	if r := f.sky("", words("jobs launch -y -d --notify http://a/x --notify https://b -- true")); r.code != 0 {
+		t.Fatalf("%+v", r)
+	}
+	if b := body[api.JobsLaunchBody](t, f, "jobs/launch"); fmt.Sprint(b.Notify) != "[http://a/x https://b]" {
+		t.Errorf("%+v", b.Notify)
+	}
+	if r := f.sky("", words("jobs webhook-secret")); r.code != 0 || r.out != "whsec_x\n" {
+		t.Errorf("%+v", r)
+	}
+	if r := f.sky("", words("jobs webhook-secret -o json")); !strings.Contains(r.out, `"secret": "whsec_x"`) {
+		t.Errorf("%+v", r)
+	}
+}

@@ -20,6 +20,7 @@ import (
 	"github.com/skyloom/skyloom/internal/failpoint"
 	"github.com/skyloom/skyloom/internal/store"
 	"github.com/skyloom/skyloom/internal/version"
+	"github.com/skyloom/skyloom/internal/webhook"
 	"github.com/skyloom/skyloom/providers"
 	"github.com/skyloom/skyloom/worker/engine"
 	"github.com/skyloom/skyloom/worker/httpapi"
@@ -40,6 +41,8 @@ type backend struct {
 	home     string
 	shutdown func()
 	saver    *saver
+	hosts    webhook.Hosts // that may be told of jobs
+	webhook  string        // the secret that signs
 	flight   chan struct{} // of inFlight
 }
 

@@ -32,6 +32,9 @@ func (b *backend) submitJobs(ctx context.Context, body api.JobsLaunchBody) (api.
 	if spec.Error != nil {
 		return api.Ref{}, spec.Error
 	}
+	if err := b.checkNotify(spec); err != nil {
+		return api.Ref{}, err
+	}
 	if s := first(body.Schedule, spec.Schedule); s != nil {
 		return b.createSchedule(ctx, body, spec, *s)
 	}

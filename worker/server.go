@@ -187,6 +187,14 @@ func (s *server) bringUp(ctx context.Context, set config.Server) error {
 	back := &backend{flight: make(chan struct{}, inFlight), saver: watch.saver, acts: s.acts, store: s.store, engine: s.engine, client: s.client, started: s.started, home: s.o.Home, shutdown: s.shutdown}
 	s.background(func() { watch.run(bg) })
 	s.background(func() { s.admission(bg) })
+	if back.hosts, err = WebhookHosts(s.o.Config); err != nil {
+		return err
+	}
+	if back.webhook, err = webhookSecret(ctx, s.o.Config, s.store, s.secrets); err != nil {
+		return err
+	}
+	notify := newNotifier(s.store, s.secrets, s.acts, back.hosts, back.webhook, owner, s.log)
+	s.background(func() { notify.run(bg) })
 	s.background(func() { Afters(bg, s.store, s.client, s.log) })
 	s.background(func() { trim(bg) })
 	s.background(func() { s.resume(bg, back) })

@@ -122,6 +122,10 @@ func (j *job) open() *api.Error {
 	if len(kept.Manifests) > 0 {
 		batch.ManagedFiles = []store.ManagedFiles{kept}
 	}
+	for _, s := range j.state.Spec.Notify {
+		s.JobID = j.in.ID
+		batch.NoticeStreams = append(batch.NoticeStreams, s)
+	}
 	batch.Events = []store.Event{{Key: j.prefix + "/open", Event: api.Event{Time: j.state.Began, JobID: j.in.ID, Kind: api.EventStatus, Message: "submitted by " + orNobody(b.User) + j.in.scheduled(nil)}}}
 	batch.Durable = true
 	if err := workflow.ExecuteLocalActivity(local(j.root, "write the job's rows"), acts.Record, activities.RecordInput{Batch: batch}).Get(j.root, nil); err != nil {

@@ -22,7 +22,7 @@ runs, and the cluster goes away. If the infra takes the cluster away, the job is
 up again elsewhere.`,
 		RunE: session.Group,
 	}
-	cmd.AddCommand(NewLaunch(s, nil), NewQueue(s, nil), NewLogs(s, nil), NewCancel(s, nil), NewEvents(s, nil), NewCheckpoints(s, nil), NewCheckpoint(s, nil), NewSchedules(s))
+	cmd.AddCommand(NewLaunch(s, nil), NewQueue(s, nil), NewLogs(s, nil), NewCancel(s, nil), NewEvents(s, nil), NewCheckpoints(s, nil), NewCheckpoint(s, nil), NewSchedules(s), NewWebhookSecret(s, nil))
 	return cmd
 }
 

@@ -25,6 +25,7 @@ type LaunchOptions struct {
 	NumJobs    *int
 	After      []string
 	Schedule   ScheduleFlags
+	Notify     []string
 	Detach     bool
 	Async      bool
 	Yes        bool
@@ -76,6 +77,7 @@ jobs; 1 if it could not be submitted.`,
 	flags.Int(fs, &o.NumJobs, "num-jobs", "", 1, "submit `N` jobs, each on a cluster of its own, told apart by SKYPILOT_JOB_RANK")
 	fs.StringArrayVar(&o.After, "after", nil, "begin once job `ID[:ok|:any]` has ended: ok (default) if it succeeded, any however it ended; repeatable")
 	o.Schedule.add(fs)
+	fs.StringArrayVar(&o.Notify, "notify", nil, "post changes of state to an http or https `URL`, signed; repeatable; see sky jobs webhook-secret")
 	flags.Pair(fs, &o.Detach, "detach-run", "d", false, "don't follow the job's log")
 	addPool(fs, &pool)
 	addYes(fs, &o.Yes)
@@ -139,7 +141,7 @@ func Launch(ctx context.Context, s *session.Session, o *LaunchOptions) error {
 	if err != nil {
 		return err
 	}
-	b := &api.JobsLaunchBody{Task: text, Name: f.Name, NumJobs: 1, Secrets: secrets, After: o.After, FileMounts: map[int][]api.FileMount{}}
+	b := &api.JobsLaunchBody{Task: text, Name: f.Name, NumJobs: 1, Secrets: secrets, After: o.After, Notify: o.Notify, FileMounts: map[int][]api.FileMount{}}
 	if o.NumJobs != nil {
 		b.NumJobs = *o.NumJobs
 	}

@@ -199,7 +199,7 @@ var serverOnly = []string{
 	"api_server", "allowed_clouds", "workspaces", "workspace_config", "rbac", "db", "daemons", "metrics", "admin_policy",
 	"jobs.controller.consolidation_mode", "serve.controller.consolidation_mode",
 	"jobs.controller.controller_logs_gc_retention_hours", "jobs.controller.task_logs_gc_retention_hours", "slurm.cluster_configs",
-	"temporal", "server", "local", "memory_provider", "health",
+	"temporal", "server", "local", "memory_provider", "health", "jobs.webhook_secret", "jobs.webhook_hosts",
 }
 
 // Overlay lays a client's settings over the server's own and returns the result, with the dotted paths of the client's

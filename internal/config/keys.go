@@ -76,6 +76,8 @@ func buildKeys() []Key {
 	}
 	add(number, "jobs.status_check.min_elapsed_seconds", "", "How long a status check may fail before a job counts as unhealthy.")
 	add(whole, "jobs.status_check.min_retries", "", "How often it may fail before that.")
+	own(text, "jobs.webhook_secret", "made for the installation", "What signs notifications of managed jobs: whsec_ and base64, or any text; see sky jobs webhook-secret.")
+	own(texts, "jobs.webhook_hosts", "all but link-local addresses", "Hosts that may be told of managed jobs: names, *.names, addresses, ranges; with ! in front refused.")
 	own(object, "jobs.limits", "", "How many managed jobs run at once, in all and per infra.")
 	add(texts, "docker.run_options", "", "Extra options of docker run.")
 	add(truth, "nvidia_gpus.disable_ecc", "false", "Turn off ECC on NVIDIA GPUs.")

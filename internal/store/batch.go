@@ -16,6 +16,8 @@ type Batch struct {
 	Jobs        []JobsUpdate
 	EndJobs     []EndJobs
 	ManagedJobs []api.ManagedJob
+	// NoticeStreams come before ManagedJobs: they are told of the states written here.
+	NoticeStreams []NoticeStream
 	// ManagedFiles come after ManagedJobs: a job that has ended keeps nothing.
 	ManagedFiles []ManagedFiles
 	UsageStarts  []UsageStart
@@ -43,6 +45,7 @@ func (t *txn) write(b Batch) error {
 		each(b.Clusters, t.putCluster),
 		each(b.Jobs, t.putJobs),
 		each(b.EndJobs, t.endJobs),
+		each(b.NoticeStreams, t.putStream),
 		each(b.ManagedJobs, t.putManaged),
 		each(b.ManagedFiles, t.keepFiles),
 		each(b.UsageStarts, t.usageStart),

@@ -120,8 +120,17 @@ func (t *txn) putManaged(j api.ManagedJob) error {
 		j.ID, j.TaskID, j.Seq, string(j.Status), terminal, j.Name, j.UserHash, j.RequestID, j.Priority, j.SubmittedAt.UnixMicro(), ended, string(data))
 	t.touch(ManagedTopic)
 	t.touch(JobTopic(j.ID))
-	if err != nil || terminal == 0 {
+	if err != nil {
 		return err
+	}
+	// What stands below a job's first own row, written for it when it was submitted, was no change of state.
+	if j.Seq > 0 && (seq == 0 || string(j.Status) != status) {
+		if err := t.notice(j, api.ManagedStatus(status)); err != nil {
+			return err
+		}
+	}
+	if terminal == 0 {
+		return nil
 	}
 	if _, err = t.exec("DELETE FROM managed_files WHERE job_id = ? AND NOT EXISTS (SELECT 1 FROM managed_jobs WHERE job_id = ? AND terminal = 0)", j.ID, j.ID); err != nil {
 		return err

@@ -13,6 +13,7 @@ const (
 	ManagedTopic   = "managed-jobs" // any managed job's row
 	AdmissionTopic = "admissions"   // a managed job asked for admission, was let in or made room
 	WaitTopic      = "waits"        // what a managed job waited for has come
+	NoticeTopic    = "notices"      // a change of state is to be posted
 )
 
 // RequestTopic is told of a request's status and events.
@@ -128,7 +129,7 @@ func (h *hub) publish(topics map[string]struct{}) {
 			}
 			continue
 		}
-		all = all || (t != WatchTopic && t != AdmissionTopic && t != WaitTopic)
+		all = all || (t != WatchTopic && t != AdmissionTopic && t != WaitTopic && t != NoticeTopic)
 		h.tell(t)
 	}
 	if all {

@@ -123,6 +123,8 @@ CREATE TABLE admission_use (
 	sql: `ALTER TABLE checkpoints ADD COLUMN taken BIGINT NOT NULL DEFAULT 0;`,
 }, {
 	version: 7, tag: "skyloom-0007-schedules", compat: 1, sql: scheduleSchema,
+}, {
+	version: 8, tag: "skyloom-0008-notices", compat: 1, sql: noticeSchema,
 }}
 
 const versionTable = `CREATE TABLE schema_version (version BIGINT PRIMARY KEY, tag TEXT NOT NULL, compat BIGINT NOT NULL, applied BIGINT NOT NULL)`

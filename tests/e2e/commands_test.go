@@ -39,6 +39,7 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 	"files":   cmdFiles,
 	"foreign": cmdForeign,
 	"reap":    cmdReap,
+	"hooks":   cmdHooks,
 }
 
 func exitCode(err error) int {

@@ -223,6 +223,7 @@ func scripts(t *testing.T, dir string, home func(*testscript.Env) string, end bo
 			env.Setenv("NO_COLOR", "1")
 			env.Setenv("BIN", binDir)
 			env.Values[tKey{}] = env.T()
+			env.Values[hooksKey{}] = &hooks{seen: map[string]bool{}}
 			if end {
 				env.Defer(func() {
 					if f, ok := env.T().(interface{ Failed() bool }); ok && f.Failed() {

@@ -110,6 +110,8 @@ func (b *fakeBackend) ChangeSchedules(_ context.Context, c api.SchedulesChangeBo
 	return api.SchedulesChangeReply{IDs: c.IDs}, nil
 }
 
+func (b *fakeBackend) WebhookSecret(context.Context) (string, error) { return "whsec_c2VjcmV0", nil }
+
 func (b *fakeBackend) StoredLog(_ context.Context, jobID int64, taskID, attempt int) ([]StoredLog, error) {
 	if b.stored == nil {
 		return nil, nil

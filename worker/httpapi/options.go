@@ -43,6 +43,8 @@ type Backend interface {
 	// ChangeSchedules pauses, resumes or deletes schedules; it is done when this returns. Where one is not known: *api.Error of
 	// kind ErrNotFound, and nothing is changed.
 	ChangeSchedules(ctx context.Context, b api.SchedulesChangeBody) (api.SchedulesChangeReply, error)
+	// WebhookSecret is what signs the posts of changes of state.
+	WebhookSecret(ctx context.Context) (string, error)
 	// StoredLog gives what was kept of the log of an attempt of a managed job's task; nothing if none was (yet).
 	StoredLog(ctx context.Context, jobID int64, taskID, attempt int) ([]StoredLog, error)
 	// SSHHosts tells of the SSH servers of a cluster's nodes, by rank. A node that can't be asked now has no host key.

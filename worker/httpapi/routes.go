@@ -34,6 +34,7 @@ func (s *Server) routes() (*http.ServeMux, huma.API) {
 	s.managedRoutes(h)
 	s.checkpointRoutes(h)
 	s.scheduleRoutes(h)
+	s.webhookRoutes(h)
 	s.sshRoutes(h)
 	s.poolRoutes(h)
 	s.uploadRoutes(h)
