@@ -31,6 +31,8 @@ func main() {
 	flag.IntVar(&z.slow, "jobs-slow", 1000, "managed jobs on a slow cloud")
 	flag.IntVar(&z.local, "jobs-real", 500, "managed jobs with real agents, of about 40 MB each")
 	settle := flag.Duration("settle", time.Minute, "how long what was begun is left alone before an idle server is looked at")
+	flag.StringVar(&z.config, "config", "", "added to the configuration of the servers of jobs, such as: temporal: {address: 127.0.0.1:17233}")
+	flag.StringVar(&z.with, "with", "", "processes whose CPU counts as the server's in jobs, with their children: PID,PID")
 	profiles := flag.String("profile", "", "folder for CPU and memory profiles of the server, of the steps that take them")
 	flag.Parse()
 	if runtime.GOOS != "linux" {

@@ -162,6 +162,24 @@ func cpuOf(pid int) time.Duration {
 	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
+// children are the processes that a process has started and that run.
+func children(pid int) (out []int) {
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, path := range stats {
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has just ended
+		}
+		f := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+2:]))
+		if len(f) > 1 && f[1] == strconv.Itoa(pid) {
+			if n, err := strconv.Atoi(strings.Split(path, "/")[2]); err == nil {
+				out = append(out, n)
+			}
+		}
+	}
+	return out
+}
+
 // idleShare is what processes that nobody asks for anything use, in per cent of a core.
 func (b *bench) idleShare(pids ...int) (float64, error) {
 	sum := func() (d time.Duration) {
