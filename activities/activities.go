@@ -27,7 +27,7 @@ import (
 )
 
 // Features is what task files may ask for and get.
-var Features = task.NewFeatureSet(task.FeatureMirror, task.FeatureGitWorkdir, task.FeaturePorts, task.FeatureManagedJobs, task.FeaturePipelines, task.FeatureCheckpoint, task.FeatureSchedule, task.FeatureNotify)
+var Features = task.NewFeatureSet(task.FeatureMirror, task.FeatureGitWorkdir, task.FeaturePorts, task.FeatureManagedJobs, task.FeaturePipelines, task.FeatureCheckpoint, task.FeatureSchedule, task.FeatureNotify, task.FeatureArray)
 
 // Activities holds what the side effects need. One value serves every worker of a process.
 type Activities struct {

@@ -35,20 +35,9 @@ func (a *Activities) Submit(ctx context.Context, in SubmitInput) (SubmitOutput, 
 	if e != nil {
 		return SubmitOutput{Error: e}, nil
 	}
-	if bad := task.FitTask(t, in.Have, in.NumNodes, task.FitOptions{Exec: in.Exec}); len(bad) > 0 {
-		return SubmitOutput{Error: &api.Error{Kind: api.ErrResourcesMismatch, Message: fmt.Sprintf("the task does not fit cluster %q", in.Ref.Name), Details: bad,
-			Hint: "use another cluster, or ask for what this one has"}}, nil
-	}
-	secrets := map[string]string{}
-	for _, name := range sortedKeys(in.SecretRefs) {
-		v, err := a.Secrets.Get(ctx, in.SecretRefs[name])
-		if err != nil {
-			return SubmitOutput{Error: &api.Error{Kind: api.ErrNotFound, Message: fmt.Sprintf("secret %s is no longer kept: %v", name, err), Hint: "submit again with --secret " + name}}, nil
-		}
-		secrets[name] = v
-	}
-	if missing := t.UnresolvedSecrets(secrets); len(missing) > 0 {
-		return SubmitOutput{Error: &api.Error{Kind: api.ErrInvalid, Message: fmt.Sprintf("secrets without a value: %v", missing), Hint: "give each with --secret NAME=VALUE"}}, nil
+	secrets, e := a.secretsOf(ctx, t, in)
+	if e != nil {
+		return SubmitOutput{Error: e}, nil
 	}
 	spec := jobSpec(t, in, secrets)
 	c, err := a.headClient(ctx, in.Provider, in.Nodes)
@@ -78,6 +67,26 @@ func (a *Activities) Submit(ctx context.Context, in SubmitInput) (SubmitOutput, 
 	return SubmitOutput{Job: &job}, nil
 }
 
+// secretsOf checks that a task fits its cluster, and gives the values of its secrets.
+func (a *Activities) secretsOf(ctx context.Context, t *task.Task, in SubmitInput) (map[string]string, *api.Error) {
+	if bad := task.FitTask(t, in.Have, in.NumNodes, task.FitOptions{Exec: in.Exec}); len(bad) > 0 {
+		return nil, &api.Error{Kind: api.ErrResourcesMismatch, Message: fmt.Sprintf("the task does not fit cluster %q", in.Ref.Name), Details: bad,
+			Hint: "use another cluster, or ask for what this one has"}
+	}
+	secrets := map[string]string{}
+	for _, name := range sortedKeys(in.SecretRefs) {
+		v, err := a.Secrets.Get(ctx, in.SecretRefs[name])
+		if err != nil {
+			return nil, &api.Error{Kind: api.ErrNotFound, Message: fmt.Sprintf("secret %s is no longer kept: %v", name, err), Hint: "submit again with --secret " + name}
+		}
+		secrets[name] = v
+	}
+	if missing := t.UnresolvedSecrets(secrets); len(missing) > 0 {
+		return nil, &api.Error{Kind: api.ErrInvalid, Message: fmt.Sprintf("secrets without a value: %v", missing), Hint: "give each with --secret NAME=VALUE"}
+	}
+	return secrets, nil
+}
+
 // jobSpec turns a task into a job for a cluster.
 func jobSpec(t *task.Task, in SubmitInput, secrets map[string]string) agentapi.JobSpec {
 	s := agentapi.JobSpec{
@@ -98,6 +107,9 @@ func jobSpec(t *task.Task, in SubmitInput, secrets map[string]string) agentapi.J
 		s.Envs = envs
 	}
 	s.TaskID = in.TaskID
+	if in.SetupOnly {
+		s.Run = ""
+	}
 	if s.Run == "" {
 		s.CPUs, s.NumNodes = noCPUs, 1
 	}

@@ -42,6 +42,8 @@ type ManagedTaskSpec struct {
 	Priority      int             `json:"priority"`
 	PriorityClass string          `json:"priority_class,omitempty"`
 	Checkpoint    *CheckpointRule `json:"checkpoint,omitempty"`
+	Array         *ArrayRule      `json:"array,omitempty"`
+	HasSetup      bool            `json:"has_setup,omitempty"` // of an array
 }
 
 // ParseManaged reads the tasks of a submission and refuses what this server can't do. It changes nothing.
@@ -71,6 +73,10 @@ func (a *Activities) ParseManaged(ctx context.Context, body api.JobsLaunchBody) 
 			return ManagedSpec{Error: e}, nil
 		}
 		spec.Checkpoint = rule
+		if spec.Array, e = arrayRule(f, t); e != nil {
+			return ManagedSpec{Error: e}, nil
+		}
+		spec.HasSetup = spec.Array != nil && strings.TrimSpace(t.Setup) != ""
 		if r := t.Recovery(); r != nil {
 			spec.Policy.MaxRestarts, spec.Policy.Codes = r.MaxRestartsOnErrors, r.RecoverOnExitCodes
 			switch {
@@ -85,6 +91,9 @@ func (a *Activities) ParseManaged(ctx context.Context, body api.JobsLaunchBody) 
 		}
 		if e := scheduleOf(&s, t); e != nil {
 			return ManagedSpec{Error: e}, nil
+		}
+		if t.Array != nil {
+			spec.Policy.MaxRestarts = max(spec.Policy.MaxRestarts, t.Array.Retries)
 		}
 		spec.Priority, spec.PriorityClass = t.Priority()
 		if spec.Name == "" {

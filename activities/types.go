@@ -46,8 +46,9 @@ type Observed struct {
 	Autostop int64    `json:"autostop,omitempty"`
 	Down     bool     `json:"down,omitempty"`
 	Message  string   `json:"message,omitempty"`
-	Job      *api.Job `json:"job,omitempty"`  // that ended
-	Rank     int      `json:"rank,omitempty"` // of a node that is silent, answers again, or is given up
+	Job      *api.Job `json:"job,omitempty"`   // that ended
+	Rank     int      `json:"rank,omitempty"`  // of a node that is silent, answers again, or is given up
+	Batch    int64    `json:"batch,omitempty"` // of elements of an array
 }
 
 // ObservedKind says what was seen.
@@ -58,6 +59,7 @@ const (
 	ObservedReady    ObservedKind = "ready"    // every node runs and its agent answers
 	ObservedNodes    ObservedKind = "nodes"    // a node changed its state: look
 	ObservedJob      ObservedKind = "job"      // a job ended
+	ObservedBatch    ObservedKind = "batch"    // every element of a batch ended
 	ObservedSuspect  ObservedKind = "suspect"  // a node is silent, and its infra can't tell whether it lives
 	ObservedAlive    ObservedKind = "alive"    // it answers again
 	ObservedLost     ObservedKind = "lost"     // it has been silent for too long
@@ -262,7 +264,8 @@ type SubmitInput struct {
 	Epoch      int64                `json:"epoch"`
 	Task       string               `json:"task"`
 	SecretRefs map[string]string    `json:"secret_refs,omitempty"`
-	Setup      bool                 `json:"setup"` // run the task's setup
+	Setup      bool                 `json:"setup"`                // run the task's setup
+	SetupOnly  bool                 `json:"setup_only,omitempty"` // and nothing else
 	Exec       bool                 `json:"exec"`
 	User       string               `json:"user"`
 	UserHash   string               `json:"user_hash"`
@@ -313,6 +316,8 @@ type WatchRow struct {
 	// Workflow is who is told; empty: the cluster's own. Jobs says that it wants to hear of jobs that end.
 	Workflow string `json:"workflow,omitempty"`
 	Jobs     bool   `json:"jobs,omitempty"`
+	// Array is the number of the array whose elements run there.
+	Array int64 `json:"array,omitempty"`
 	// Checkpoint says what is saved of the attempt that runs.
 	Checkpoint *WatchedCheckpoint `json:"checkpoint,omitempty"`
 	// Log says whose log is kept while it runs.

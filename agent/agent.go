@@ -47,6 +47,7 @@ type Agent struct {
 	keys        map[string]int64
 	specs       map[int64]*agentapi.JobSpec // only while the journal is replayed
 	parts       map[int64]*part
+	batches     map[int64]*batchRecord
 	hooks       map[string]*hookRecord
 	events      []agentapi.Event
 	dropped     map[int64]bool // events removed by the journal, only while it is replayed
@@ -104,7 +105,7 @@ func Open(cfg agentapi.NodeConfig, log *slog.Logger) (*Agent, error) {
 		cfg: cfg, log: log, exe: proctree.Executable(), incarnation: os.Getenv(supervisor.EnvIncarnation),
 		started: time.Now(), changed: make(chan struct{}),
 		lost: map[string]string{}, jobs: map[int64]*jobState{}, keys: map[string]int64{},
-		specs: map[int64]*agentapi.JobSpec{}, dropped: map[int64]bool{}, coalesceAt: maxEvents, parts: map[int64]*part{}, hooks: map[string]*hookRecord{},
+		specs: map[int64]*agentapi.JobSpec{}, dropped: map[int64]bool{}, coalesceAt: maxEvents, parts: map[int64]*part{}, batches: map[int64]*batchRecord{}, hooks: map[string]*hookRecord{},
 		idle: idleClock{kick: make(chan struct{}, 1)}, kick: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 	a.Sessions = a.ssh.sessions
@@ -133,6 +134,9 @@ func Open(cfg agentapi.NodeConfig, log *slog.Logger) (*Agent, error) {
 func (a *Agent) settle() {
 	for id, j := range a.jobs {
 		j.spec = a.specs[id]
+		if r := a.batches[j.Batch]; r != nil && id >= r.First && id <= r.Last {
+			j.spec = r.spec(int(id - r.First))
+		}
 		a.keys[j.Row.Key] = id
 		a.meta.LastJob = max(a.meta.LastJob, id)
 		a.meta.LastEvent = max(a.meta.LastEvent, j.Row.Seq)

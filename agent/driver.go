@@ -165,7 +165,7 @@ func (d *driver) enter(s stage) {
 
 // prepare gets every node ready; all of them are before anything starts anywhere.
 func (d *driver) prepare(nodes []int) error {
-	secrets, err := d.a.secrets(d.j.Row.ID)
+	secrets, err := d.a.secrets(d.j)
 	if err != nil {
 		return fmt.Errorf("the job's secrets cannot be read: %w", err)
 	}

@@ -43,7 +43,11 @@ func (a *Agent) addEvent(b *durable.Batch, ev agentapi.Event) {
 // rowChanged gives a job's row its next version, and puts row and event into the batch. The caller holds a.mu.
 func (a *Agent) rowChanged(b *durable.Batch, j *jobState) {
 	j.Row.Seq = a.meta.LastEvent + 1
-	a.addEvent(b, agentapi.Event{Type: agentapi.EventJob, Job: &j.Row})
+	ev := agentapi.Event{Type: agentapi.EventJob, Job: &j.Row}
+	if j.Batch > 0 {
+		ev.Element = &agentapi.Element{Batch: j.Batch, Index: j.Element}
+	}
+	a.addEvent(b, ev)
 	b.Put(jobKey(j.Row.ID), j.jobRecord)
 }
 

@@ -126,6 +126,7 @@ func (a *Agent) routes() http.Handler {
 	handle(m, "POST /v1/events/ack", with(func(s struct{ Seq int64 }, _ *http.Request) (any, error) { return nil, a.Ack(s.Seq) }))
 	a.fileRoutes(m)
 	a.checkpointRoutes(m)
+	a.batchRoutes(m)
 	m.HandleFunc("GET /v1/events", a.getEvents)
 	m.HandleFunc("GET /v1/jobs/{id}/logs", a.getLogs)
 	m.HandleFunc("GET /v1/hooks/{event}/log", a.getHookLog)

@@ -145,9 +145,13 @@ func (a *Agent) newJob(spec agentapi.JobSpec, d demand) *jobState {
 func (a *Agent) secretsFile(id int64) string { return a.path("secrets", fmt.Sprint(id, ".json")) }
 
 // secrets reads a job's secrets back.
-func (a *Agent) secrets(id int64) (map[string]string, error) {
+func (a *Agent) secrets(j *jobState) (map[string]string, error) {
 	var s map[string]string
-	err := durable.ReadJSON(a.secretsFile(id), &s)
+	path := a.secretsFile(j.Row.ID)
+	if j.Batch > 0 {
+		path = a.batchSecrets(j.Batch)
+	}
+	err := durable.ReadJSON(path, &s)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -317,6 +321,9 @@ func (a *Agent) end(b *durable.Batch, j *jobState, o outcome) {
 		a.resetIdle()
 	}
 	close(j.ended)
+	if j.Batch > 0 {
+		a.batchEnded(b, j.Batch)
+	}
 	a.notify()
 }
 

@@ -85,6 +85,7 @@ type peerCall struct {
 	Grace   time.Duration `json:"grace,omitempty"`
 	Status  api.JobStatus `json:"status,omitempty"`
 	Reason  string        `json:"reason,omitempty"`
+	Forget  *forgetCall   `json:"forget,omitempty"`
 	// Down and Generation are those of the autostop by which the node is to end.
 	Down       bool  `json:"down,omitempty"`
 	Generation int64 `json:"generation,omitempty"`
@@ -159,6 +160,11 @@ func (a *Agent) servePeer(ctx context.Context, verb string, in peerCall) (partSt
 		return a.killPart(ctx, in.Ref, in.Grace)
 	case "finish":
 		return partState{}, a.finishPart(in.Ref, in.Status, in.Reason)
+	case "forget":
+		if in.Forget != nil {
+			a.forgetParts(*in.Forget)
+		}
+		return partState{}, nil
 	case "end":
 		go a.endNode(in.Reason, in.Down, in.Generation)
 		return partState{}, nil

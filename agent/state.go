@@ -25,6 +25,7 @@ const (
 	keyPart     = "part/"
 	keyHook     = "hook/"
 	keyEvent    = "event/"
+	keyBatch    = "batch/"
 )
 
 // meta holds counters.
@@ -35,6 +36,8 @@ type meta struct {
 	// LastTask is the time, in microseconds since 1970, in the last task id made: they never repeat.
 	LastTask int64 `json:"last_task"`
 	Notices  int64 `json:"notices,omitempty"`
+	// LastBatch is the highest number of a batch that was taken.
+	LastBatch int64 `json:"last_batch,omitempty"`
 	// Incarnation is that of init when the agent last started.
 	Incarnation string `json:"incarnation,omitempty"`
 }
@@ -64,6 +67,9 @@ type jobRecord struct {
 	Demand demand     `json:"demand"`
 	Setup  bool       `json:"setup,omitempty"`
 	Run    bool       `json:"run,omitempty"`
+	// Batch and Element say which element of an array the job is for; Batch is 0 for any other job.
+	Batch   int64 `json:"batch,omitempty"`
+	Element int   `json:"element,omitempty"`
 }
 
 // jobState is a job in memory.
@@ -145,7 +151,7 @@ func (a *Agent) apply(r durable.Record) error {
 	kind += "/"
 	get := func(v any) error { return json.Unmarshal(r.Value, v) }
 	var num int64
-	if kind == keyJob || kind == keySpec || kind == keyPart || kind == keyEvent {
+	if kind == keyJob || kind == keySpec || kind == keyPart || kind == keyEvent || kind == keyBatch {
 		if _, err := fmt.Sscan(id, &num); err != nil {
 			return fmt.Errorf("key %s: %w", r.Key, err)
 		}
@@ -173,6 +179,19 @@ func (a *Agent) apply(r durable.Record) error {
 	case r.Key == keyLost:
 		a.lost = map[string]string{}
 		return get(&a.lost)
+	case r.Value == nil && kind == keyJob:
+		delete(a.jobs, num)
+		return nil
+	case r.Value == nil && kind == keyPart:
+		delete(a.parts, num)
+		return nil
+	case r.Value == nil && kind == keyBatch:
+		delete(a.batches, num)
+		return nil
+	case kind == keyBatch:
+		b := &batchRecord{}
+		a.batches[num] = b
+		return get(b)
 	case kind == keyJob:
 		j := a.jobs[num]
 		if j == nil {
@@ -236,7 +255,7 @@ func (a *Agent) snapshot(put func(string, any) error) error {
 	for _, id := range a.jobIDs() {
 		j := a.jobs[id]
 		add(jobKey(id), j.jobRecord)
-		if j.spec != nil {
+		if j.spec != nil && j.Batch == 0 {
 			add(specKey(id), j.spec)
 		}
 	}
@@ -245,6 +264,9 @@ func (a *Agent) snapshot(put func(string, any) error) error {
 	}
 	for id, h := range a.hooks {
 		add(keyHook+id, h)
+	}
+	for n, r := range a.batches {
+		add(batchKey(n), r)
 	}
 	for _, ev := range a.events {
 		add(eventKey(ev.Seq), ev)

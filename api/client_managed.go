@@ -103,6 +103,8 @@ type ManagedLogFilter struct {
 	Task   string // index or name; empty: all tasks
 	Follow bool
 	Tail   int // lines per node of the latest attempt; 0: everything, of all attempts
+	// Element is one of an array's; nil: the job's own log.
+	Element *int
 }
 
 // ManagedLogEnd tells how a managed job stood when its log ended.
@@ -122,6 +124,9 @@ func (c *Client) ManagedLogs(ctx context.Context, id int64, f ManagedLogFilter, 
 	for {
 		q := url.Values{}
 		setString(q, "task", f.Task)
+		if f.Element != nil {
+			q.Set("element", strconv.Itoa(*f.Element))
+		}
 		setBool(q, "follow", f.Follow)
 		if cur := s.cursor(); cur != "" {
 			q.Set("cursor", cur)

@@ -88,6 +88,7 @@ type ManagedJob struct {
 	Primary       bool              `json:"is_primary_in_job_group,omitempty"`
 	ClusterJobID  int64             `json:"cluster_job_id,omitempty"`
 	CostDollars   float64           `json:"cost,omitempty" doc:"US dollars, over all attempts"`
+	Array         *ArrayProgress    `json:"array,omitempty" doc:"of an array: its elements"`
 	Seq           int64             `json:"seq" doc:"order of versions of this row"`
 }
 

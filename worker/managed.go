@@ -171,7 +171,7 @@ func (s *server) admission(ctx context.Context) {
 			s.log.Warn("admission", "error", err)
 		}
 		for _, id := range ids {
-			err := s.client.SignalWorkflow(ctx, ManagedWorkflowID(id), "", activities.SignalAdmitted, nil)
+			err := s.client.SignalWorkflow(ctx, ManagedWorkflowID(activities.AdmissionJob(id)), "", activities.SignalAdmitted, nil)
 			var missing *serviceerror.NotFound
 			switch {
 			case errors.As(err, &missing):

@@ -282,7 +282,11 @@ func (w *watcher) follow(ctx context.Context, p providers.Provider, f providers.
 					cursor = info.LastEvent
 				}
 				c.Close() // the stream has a connection of its own
+				elements := w.elements(ctx, c, one, n.Rank, cursor)
 				err = c.EventsAndLog(ctx, cursor, beat, kept.follow(), func(ev agentapi.Event) error {
+					if elements != nil {
+						return elements.take(ctx, ev)
+					}
 					if ev.Type == agentapi.EventLog {
 						kept.take(ev.Log)
 						return nil
@@ -305,6 +309,7 @@ func (w *watcher) follow(ctx context.Context, p providers.Provider, f providers.
 					defer cancel()
 					return c.Ack(ackCtx, cursor)
 				})
+				cursor = elements.close(cursor)
 			}
 			cancel()
 			c.Close()

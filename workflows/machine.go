@@ -30,6 +30,8 @@ type machine struct {
 	// job and owner are of a managed job's cluster: its events bear the job's number, and its watcher tells the job's workflow.
 	job   int64
 	owner string
+	// array says that the cluster runs elements of an array.
+	array bool
 	// checkpoint says what is saved of the attempt that runs; nil: nothing.
 	checkpoint *activities.WatchedCheckpoint
 	// log says whose log is kept while it runs; nil: nobody's.
@@ -270,7 +272,11 @@ func (m *machine) awaitReady(ctx workflow.Context, op cluster.Op, t activities.T
 
 // watch is the row by which the servers share out whom to watch.
 func (m *machine) watch(provisioning bool) store.Watch {
-	data := encode(activities.WatchRow{Name: m.st.Name, Ref: m.st.Ref, Provider: m.st.Provider, Nodes: m.st.Nodes, NumNodes: m.st.NumNodes, Epoch: m.st.Epoch, Provisioning: provisioning, Workflow: m.owner, Jobs: m.job > 0, Checkpoint: m.checkpoint, Log: m.log})
+	row := activities.WatchRow{Name: m.st.Name, Ref: m.st.Ref, Provider: m.st.Provider, Nodes: m.st.Nodes, NumNodes: m.st.NumNodes, Epoch: m.st.Epoch, Provisioning: provisioning, Workflow: m.owner, Jobs: m.job > 0, Checkpoint: m.checkpoint, Log: m.log}
+	if m.array {
+		row.Array = m.job
+	}
+	data := encode(row)
 	return store.Watch{Hash: m.st.Ref.Hash, Cluster: m.st.Name, Data: data}
 }
 

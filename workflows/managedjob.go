@@ -43,6 +43,7 @@ type managedState struct {
 	Spec  activities.ManagedSpec `json:"spec"`
 	Runs  []*taskRun             `json:"runs"`
 	Began time.Time              `json:"began"`
+	Array *arrayState            `json:"array,omitempty"`
 }
 
 // ManagedJob carries a job from its submission to its end: it brings up a cluster of its own, runs the task, recovers it
@@ -74,6 +75,8 @@ func ManagedJob(ctx workflow.Context, in ManagedInput) (ManagedResult, error) {
 	switch {
 	case j.state.Spec.Kind == task.JobGroup:
 		j.group()
+	case j.state.Spec.Tasks[0].Array != nil:
+		again = j.array()
 	default:
 		again = j.pipeline()
 	}
@@ -148,6 +151,9 @@ func ManagedRow(s activities.ManagedSpec, in ManagedInput, i int, submitted time
 		Resources: t.Resources, User: b.User, UserHash: b.UserHash, Workspace: b.Workspace, Priority: t.Priority, PriorityClass: t.PriorityClass,
 		SubmittedAt: submitted, UserYAML: t.Redacted, Command: b.Command, RequestID: b.RequestID, JobRank: in.Rank, NumJobs: max(in.NumJobs, 1),
 		Group: s.Kind == task.JobGroup, Primary: len(s.Primary) == 0 || slices.Contains(s.Primary, t.Name)}
+	if t.Array != nil {
+		r.Array = &api.ArrayProgress{Count: t.Array.Count, Parallel: t.Array.Parallel}
+	}
 	if b.GitCommit != "" {
 		r.Metadata = map[string]string{"git_commit": b.GitCommit}
 	}
@@ -159,7 +165,7 @@ func ManagedRow(s activities.ManagedSpec, in ManagedInput, i int, submitted time
 func (j *job) listen() error {
 	err := workflow.SetQueryHandler(j.root, activities.QueryState, func() (activities.Owned, error) {
 		var o activities.Owned
-		for _, r := range j.state.Runs {
+		for _, r := range j.clusters() {
 			if r.St.Exists() {
 				o.Others = append(o.Others, activities.Owned{Hash: r.St.Ref.Hash, Token: r.St.Token, Status: r.St.Row.Status, Provider: r.St.Provider, Nodes: r.St.Nodes, Row: r.St.Row})
 			}
@@ -188,7 +194,7 @@ func (j *job) listen() error {
 	workflow.GoNamed(j.root, "cancel", func(ctx workflow.Context) {
 		j.outer.Done().Receive(ctx, nil)
 		j.cancelled = true
-		for _, r := range j.state.Runs {
+		for _, r := range j.clusters() {
 			r.halt()
 		}
 	})
@@ -197,7 +203,7 @@ func (j *job) listen() error {
 
 // observe routes what was seen to the task whose cluster it is about.
 func (j *job) observe(o activities.Observed) {
-	for _, r := range j.state.Runs {
+	for _, r := range j.clusters() {
 		if !r.St.Exists() || r.St.Ref.Hash != o.Hash {
 			continue
 		}
@@ -210,6 +216,8 @@ func (j *job) observe(o activities.Observed) {
 			if o.Job != nil && o.Job.ID == r.JobID {
 				r.ended = o.Job
 			}
+		case activities.ObservedBatch:
+			r.Lane.heard(o.Batch)
 		case activities.ObservedSuspect, activities.ObservedAlive:
 			// Shown by the cluster's events; the job goes on.
 		case activities.ObservedLost:

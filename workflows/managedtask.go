@@ -28,6 +28,9 @@ type taskRun struct {
 	// TaskID is SKYPILOT_TASK_ID, the same over recoveries.
 	TaskID string `json:"task_id,omitempty"`
 
+	// Lane is set if this is one of the clusters of an array, and no task of its own.
+	Lane *lane `json:"lane,omitempty"`
+
 	m         *machine
 	ended     *api.Job
 	look      bool
@@ -36,6 +39,8 @@ type taskRun struct {
 	alone     string // the task of the group that could not be launched
 	auxiliary bool   // ended since the primary tasks of its group are done
 	halted    bool
+	parked    bool // it waits, and nothing of it is under way
+	busy      bool // a lane that gets a cluster
 	stop      workflow.CancelFunc
 }
 
@@ -145,6 +150,10 @@ func words(e *api.Error) string {
 
 // show writes the task's row, and says what happened.
 func (j *job) show(r *taskRun, kind api.EventKind, format string, args ...any) {
+	if r.Lane != nil {
+		j.showLane(r, kind, fmt.Sprintf(format, args...))
+		return
+	}
 	r.Row.Seq++
 	ev := r.m.event(cluster.Op{Auto: true}, kind, "job", format, args...)
 	ev.Attempt, ev.NextRetry = r.Row.Attempt, r.Row.NextRetry
@@ -163,7 +172,7 @@ func (j *job) admit(ctx workflow.Context, r *taskRun) bool {
 	shown := false
 	for {
 		nudges := j.admitted
-		in := activities.AdmitInput{JobID: j.in.ID, Priority: r.Row.Priority, UserHash: r.Row.UserHash}
+		in := activities.AdmitInput{JobID: r.admission(j.in.ID), Priority: r.Row.Priority, UserHash: r.Row.UserHash}
 		var out activities.AdmitOutput
 		if err := workflow.ExecuteLocalActivity(local(r.m.root, "ask for admission"), acts.Admit, in).Get(r.m.root, &out); err != nil {
 			return false
@@ -176,7 +185,10 @@ func (j *job) admit(ctx workflow.Context, r *taskRun) bool {
 			r.Row.Details = out.Why
 			j.show(r, api.EventRetry, "waits for admission: %s", out.Why)
 		}
-		if _, err := workflow.AwaitWithTimeout(ctx, time.Hour, func() bool { return j.admitted > nudges || r.halted }); err != nil || r.halted {
+		r.parked = true
+		_, err := workflow.AwaitWithTimeout(ctx, time.Hour, func() bool { return j.admitted > nudges || r.halted })
+		r.parked = false
+		if err != nil || r.halted {
 			return false
 		}
 	}
@@ -216,7 +228,9 @@ func (j *job) bringUp(ctx workflow.Context, r *taskRun, spec activities.ManagedT
 	r.St.Epoch = int64(r.Row.Attempt) << 16
 	r.m.checkpoint = nil
 	// The first job on a cluster has the number 1. That its log is to be kept is known before it begins.
-	r.m.log = &activities.WatchedLog{Job: j.in.ID, Task: r.Index, Attempt: r.Row.Attempt, ClusterJob: 1}
+	if r.Lane == nil {
+		r.m.log = &activities.WatchedLog{Job: j.in.ID, Task: r.Index, Attempt: r.Row.Attempt, ClusterJob: 1}
+	}
 	op := cluster.Op{Key: j.in.Body.RequestID, Auto: true}
 	fail, again := r.m.bringUp(ctx, op, in, plan)
 	if fail != nil {
@@ -250,27 +264,21 @@ func (j *job) backOff(ctx workflow.Context, r *taskRun, why *api.Error) {
 	r.Row.Details, r.Row.NextRetry = words(why), &due
 	j.release(r, store.PhaseNone)
 	j.show(r, api.EventRetry, "no room: %s; next try at %s", words(why), due.UTC().Format(time.TimeOnly+" MST"))
+	r.parked = true
 	_, _ = workflow.AwaitWithTimeout(ctx, d, func() bool { return r.halted })
+	r.parked = false
 }
 
 func (j *job) release(r *taskRun, phase store.AdmissionPhase) {
-	if err := workflow.ExecuteLocalActivity(local(r.m.root, "give the slot back"), acts.ReleaseAdmission, j.in.ID, string(phase)).Get(r.m.root, nil); err != nil {
+	if err := workflow.ExecuteLocalActivity(local(r.m.root, "give the slot back"), acts.ReleaseAdmission, r.admission(j.in.ID), string(phase)).Get(r.m.root, nil); err != nil {
 		workflow.GetLogger(r.m.root).Warn("slot not given back", "job", j.in.ID, "error", err)
 	}
 }
 
 // submit brings files and the task to the cluster. retry says that the infra is to blame.
 func (j *job) submit(ctx workflow.Context, r *taskRun, spec activities.ManagedTaskSpec) (fail *api.Error, retry bool) {
-	if files := j.in.Body.FileMounts[r.Index]; len(files) > 0 {
-		in := activities.SyncInput{RequestID: j.in.Body.RequestID, Cluster: r.St.Name, Ref: r.St.Ref, Provider: r.St.Provider, Nodes: r.St.Nodes, Files: files, EventKey: r.m.key("sync")}
-		var out activities.SyncOutput
-		actx := remote(ctx, activities.QueueFiles, "sync files", 6*time.Hour, 24*time.Hour)
-		if err := workflow.ExecuteActivity(actx, acts.SyncFiles, in).Get(actx, &out); err != nil {
-			return asError(err), true
-		}
-		if out.Error != nil {
-			return out.Error, false
-		}
+	if fail, retry := j.syncFiles(ctx, r); fail != nil {
+		return fail, retry
 	}
 	if spec.Checkpoint != nil {
 		if fail, retry := j.restore(ctx, r, spec); fail != nil {
@@ -315,6 +323,24 @@ func (j *job) taskID(index int) string {
 		name += "_" + j.state.Spec.Tasks[index].Name
 	}
 	return fmt.Sprintf("sky-managed-%s_%s_%d-%d", j.state.Began.UTC().Format("2006-01-02-15-04-05-000000"), name, j.in.ID, index)
+}
+
+// syncFiles brings the task's files to the cluster. retry says that the infra is to blame.
+func (j *job) syncFiles(ctx workflow.Context, r *taskRun) (fail *api.Error, retry bool) {
+	files := j.in.Body.FileMounts[r.Index]
+	if len(files) == 0 {
+		return nil, false
+	}
+	in := activities.SyncInput{RequestID: j.in.Body.RequestID, Cluster: r.St.Name, Ref: r.St.Ref, Provider: r.St.Provider, Nodes: r.St.Nodes, Files: files, EventKey: r.m.key("sync")}
+	var out activities.SyncOutput
+	actx := remote(ctx, activities.QueueFiles, "sync files", 6*time.Hour, 24*time.Hour)
+	if err := workflow.ExecuteActivity(actx, acts.SyncFiles, in).Get(actx, &out); err != nil {
+		return asError(err), true
+	}
+	if out.Error != nil {
+		return out.Error, false
+	}
+	return nil, false
 }
 
 // envs are the variables that tell a task who it is.

@@ -196,6 +196,8 @@ type Event struct {
 	Message  string     `json:"message,omitempty"`
 	Seconds  int        `json:"seconds,omitempty"` // of a notice: the time that is left
 	Log      *LogBytes  `json:"log,omitempty"`
+	Element  *Element   `json:"element,omitempty"` // with Job, if it is one of a batch
+	Batch    int64      `json:"batch,omitempty"`   // of EventBatch: its number
 }
 
 // LogBytes is output of a job on this node, from an offset of the raw log of a phase on.

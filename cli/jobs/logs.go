@@ -28,11 +28,12 @@ type LogsOptions struct {
 	Controller bool
 	SyncDown   bool
 	Tail       int // 0: everything
+	Element    int // of an array; below 0: the job's own log
 }
 
 // NewLogs makes `sky jobs logs`.
 func NewLogs(s *session.Session, run func(context.Context, *session.Session, *LogsOptions) error) *cobra.Command {
-	o := &LogsOptions{}
+	o := &LogsOptions{Element: -1}
 	if run == nil {
 		run = Logs
 	}
@@ -41,11 +42,12 @@ func NewLogs(s *session.Session, run func(context.Context, *session.Session, *Lo
 		Short: "Show the log of a managed job",
 		Long: `Show the log of a managed job, of your latest one when none is given: that of all its
 attempts, and what comes. TASK is the number or name of a task of a pipeline or group.
-Logs stay readable when the cluster is gone.
+Logs stay readable when the cluster is gone. The log of an array is that of each of its
+elements: name one with --element.
 
 Exit code: 0 the job succeeded, 100 it failed, 101 it has not ended, 102 there is no
 such job, 103 it was cancelled.`,
-		Example:           "  sky jobs logs\n  sky jobs logs 7 --no-follow --tail 20\n  sky jobs logs 8 eval\n  sky jobs logs 7 --sync-down",
+		Example:           "  sky jobs logs\n  sky jobs logs 7 --no-follow --tail 20\n  sky jobs logs 8 eval\n  sky jobs logs 7 --sync-down\n  sky jobs logs 9 --element 17",
 		ValidArgsFunction: completeJob(s, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 2 || (o.Name != "" && len(args) > 1) {
@@ -64,6 +66,8 @@ such job, 103 it was cancelled.`,
 				}
 			}
 			switch {
+			case cmd.Flags().Changed("element") && (o.Element < 0 || o.Task != "" || o.Controller || o.SyncDown):
+				return session.Usagef("--element takes an index from 0, and does not go with a task, --controller or --sync-down")
 			case o.SyncDown && cmd.Flags().Changed("tail"):
 				return session.Usagef("--sync-down and --tail can't be combined")
 			case o.Tail < 0:
@@ -79,6 +83,8 @@ such job, 103 it was cancelled.`,
 	refreshIgnored(fs)
 	fs.BoolVarP(&o.SyncDown, "sync-down", "s", false, "download the logs of all attempts to ~/sky_logs")
 	fs.IntVar(&o.Tail, "tail", 0, "only the last `N` lines of the latest attempt, and what comes; 0 is everything")
+	fs.IntVar(&o.Element, "element", -1, "of an array: the log of the element with this `INDEX`")
+	fs.Lookup("element").DefValue = ""
 	completeName(cmd, s)
 	return cmd
 }
@@ -110,7 +116,11 @@ func Logs(ctx context.Context, s *session.Session, o *LogsOptions) error {
 	case o.SyncDown:
 		return syncDown(ctx, s, c, o)
 	}
-	code, err := tail(ctx, s, c, o.JobID, api.ManagedLogFilter{Task: o.Task, Follow: o.Follow, Tail: o.Tail})
+	f := api.ManagedLogFilter{Task: o.Task, Follow: o.Follow, Tail: o.Tail}
+	if o.Element >= 0 {
+		f.Element = &o.Element
+	}
+	code, err := tail(ctx, s, c, o.JobID, f)
 	if err != nil {
 		return err
 	}
@@ -122,6 +132,10 @@ func tail(ctx context.Context, s *session.Session, c *api.Client, id int64, f ap
 	var style func(string) string
 	if s.IO.OutColor {
 		style = func(t string) string { return s.IO.OutStyle(session.Cyan, t) }
+	}
+	what := fmt.Sprintf("Managed job %d", id)
+	if f.Element != nil {
+		what = fmt.Sprintf("Element %d of managed job %d", *f.Element, id)
 	}
 	p := joblog.New(s.IO.Out, style)
 	end, err := c.ManagedLogs(ctx, id, f, func(ch api.LogChunk) error {
@@ -171,11 +185,11 @@ func tail(ctx context.Context, s *session.Session, c *api.Client, id int64, f ap
 	}
 	switch {
 	case end.Status == api.ManagedSucceeded:
-		s.IO.Notef("%s Managed job %d ended: %s", s.IO.ErrStyle(session.Green, "✓"), id, end.Status)
+		s.IO.Notef("%s %s ended: %s", s.IO.ErrStyle(session.Green, "✓"), what, end.Status)
 	case end.Status.Terminal():
-		s.IO.Notef("%s Managed job %d ended: %s%s", s.IO.ErrStyle(session.Red, "✗"), id, end.Status, reason)
+		s.IO.Notef("%s %s ended: %s%s", s.IO.ErrStyle(session.Red, "✗"), what, end.Status, reason)
 	default:
-		s.IO.Notef("Managed job %d is %s%s", id, end.Status, reason)
+		s.IO.Notef("%s is %s%s", what, end.Status, reason)
 	}
 	return end.Status.ExitCode(), nil
 }

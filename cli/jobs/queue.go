@@ -27,6 +27,8 @@ type QueueOptions struct {
 	Before       *time.Time
 	AllUsers     bool
 	Output       string
+	// Elements asks for those of an array instead; nil: for jobs.
+	Elements *ElementsOptions
 }
 
 // defaultLimit is how many jobs are listed when nothing else is said.
@@ -43,18 +45,26 @@ func NewQueue(s *session.Session, run func(context.Context, *session.Session, *Q
 	}
 	var status listValue
 	var since, after, before string
+	var elements rangeValue
 	cmd := &cobra.Command{
-		Use:   "queue",
+		Use:   "queue [JOB_ID --elements]",
 		Short: "Show managed jobs",
 		Long: `Show your managed jobs, the newest first, and what those that wait are waiting for.
 
 Times are local: 2026-03-01, "2026-03-01 14:30", 03-01-2026. A status is any of
 PENDING, STARTING, RUNNING, RECOVERING, CANCELLING, SUCCEEDED, CANCELLED, FAILED,
-FAILED_SETUP, FAILED_PRECHECKS, FAILED_NO_RESOURCE.`,
-		Example: "  sky jobs queue\n  sky jobs queue --status=RUNNING,PENDING -u\n  sky jobs queue --since 2d -v\n  sky jobs queue -a -o json",
+FAILED_SETUP, FAILED_PRECHECKS, FAILED_NO_RESOURCE.
+
+With --elements: the elements of an array, each PENDING, RUNNING, SUCCEEDED, FAILED or
+CANCELLED; --elements=17, --elements=0-99 and --elements=100- show a part of them.`,
+		Example: "  sky jobs queue\n  sky jobs queue --status=RUNNING,PENDING -u\n  sky jobs queue --since 2d -v\n  sky jobs queue -a -o json\n  sky jobs queue 7 --elements --status=FAILED",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
 			bare := false
+			var array []string
+			if elements != "" {
+				array, args = args, nil
+			}
 			if o.Statuses, bare, err = statusFilter(status, args); err != nil {
 				return err
 			}
@@ -86,10 +96,17 @@ FAILED_SETUP, FAILED_PRECHECKS, FAILED_NO_RESOURCE.`,
 					}
 				}
 			}
+			if elements != "" {
+				if o.Elements, err = elementsOf(o, string(elements), array); err != nil {
+					return err
+				}
+			}
 			return run(cmd.Context(), s, o)
 		},
 	}
 	fs := cmd.Flags()
+	fs.Var(&elements, "elements", "the elements of an array, all or those in a range: --elements=`FIRST-LAST`")
+	fs.Lookup("elements").NoOptDefVal = allElements
 	fs.BoolVarP(&o.Verbose, "verbose", "v", false, "more columns")
 	fs.IntVarP(&o.Limit, "limit", "l", defaultLimit, "at most `N` jobs")
 	refreshIgnored(fs)
@@ -111,6 +128,16 @@ FAILED_SETUP, FAILED_PRECHECKS, FAILED_NO_RESOURCE.`,
 	})
 	return cmd
 }
+
+// allElements stands for --elements without a value.
+const allElements = "true"
+
+// rangeValue is the value of a flag that may stand without one.
+type rangeValue string
+
+func (v *rangeValue) Set(s string) error { *v = rangeValue(s); return nil }
+func (v *rangeValue) String() string     { return string(*v) }
+func (v *rangeValue) Type() string       { return "bool" } // help then shows no value for the bare form
 
 // bareStatus stands for -s without a value, which once was the short form of --skip-finished.
 const bareStatus = "true"
@@ -180,6 +207,9 @@ func moment(flag, text string) (*time.Time, error) {
 
 // Queue shows managed jobs.
 func Queue(ctx context.Context, s *session.Session, o *QueueOptions) error {
+	if o.Elements != nil {
+		return Elements(ctx, s, o.Elements)
+	}
 	c, err := s.Client(ctx)
 	if err != nil {
 		return err

@@ -70,7 +70,7 @@ func Table(io *console.Console, rows []api.ManagedJob, c Columns, now time.Time)
 			}
 			total = end.Sub(r.SubmittedAt)
 		}
-		cells = append(cells, r.Resources, table.Ago(now, r.SubmittedAt), table.Span(total), table.Span(Ran(r, now)), r.Recoveries, status, "", "")
+		cells = append(cells, r.Resources, table.Ago(now, r.SubmittedAt), table.Span(total), table.Span(Ran(r, now)), r.Recoveries, status, Progress(r), "")
 		if c.Verbose {
 			job := ""
 			if r.ClusterJobID > 0 {
@@ -162,6 +162,30 @@ func Ran(r api.ManagedJob, now time.Time) time.Duration {
 		d += max(0, now.Sub(*r.RunningSince))
 	}
 	return d
+}
+
+// Progress is how many elements of an array have ended, "" for any other job.
+func Progress(r api.ManagedJob) string {
+	if r.Array == nil {
+		return ""
+	}
+	n := r.Array.Counts
+	text := fmt.Sprintf("%d/%d", n[api.ManagedSucceeded]+n[api.ManagedFailed]+n[api.ManagedCancelled], r.Array.Count)
+	if f := n[api.ManagedFailed]; f > 0 {
+		text += fmt.Sprintf(" (%d failed)", f)
+	}
+	return text
+}
+
+// ElementCounts says how many elements of an array are in which state.
+func ElementCounts(counts map[api.ManagedStatus]int) string {
+	var parts []string
+	for _, st := range []api.ManagedStatus{api.ManagedPending, api.ManagedRunning, api.ManagedSucceeded, api.ManagedFailed, api.ManagedCancelled} {
+		if n := counts[st]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, st))
+		}
+	}
+	return strings.Join(parts, ", ")
 }
 
 // why says what a job waits for, or why it ended as it did.

@@ -44,6 +44,7 @@ func (s *Store) Collect(ctx context.Context, r Retention) (c Collected, err erro
 			(SELECT 1 FROM managed_jobs o WHERE o.job_id = m.job_id AND o.terminal = 0) GROUP BY job_id HAVING max(ended) < ? LIMIT 500`,
 			"DELETE FROM managed_jobs WHERE job_id = CAST(? AS BIGINT)", "DELETE FROM managed_yaml WHERE job_id = CAST(? AS BIGINT)", "DELETE FROM managed_files WHERE job_id = CAST(? AS BIGINT)",
 			"DELETE FROM checkpoints WHERE job_id = CAST(? AS BIGINT)",
+			"DELETE FROM array_elements WHERE job_id = CAST(? AS BIGINT)", "DELETE FROM array_counts WHERE job_id = CAST(? AS BIGINT)", "DELETE FROM array_batches WHERE job_id = CAST(? AS BIGINT)",
 			"DELETE FROM notices WHERE job_id = CAST(? AS BIGINT)", "DELETE FROM notice_streams WHERE job_id = CAST(? AS BIGINT)", "DELETE FROM job_numbers WHERE job_id = CAST(? AS BIGINT)"}},
 		// Those of managed jobs stay as long as one of the request's jobs is listed, or the schedule it made is there.
 		{r.Requests, &secrets, []string{`SELECT id FROM secrets WHERE created < ? AND scope LIKE 'jobs/%'

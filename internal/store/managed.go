@@ -207,6 +207,9 @@ func (s *Store) ManagedJobs(ctx context.Context, f ManagedFilter) (rows []api.Ma
 		j.UserYAML = yaml
 		return err
 	})
+	if err == nil {
+		err = s.countElements(ctx, rows)
+	}
 	return rows, total, counts, err
 }
 
@@ -225,6 +228,9 @@ func (s *Store) ManagedRows(ctx context.Context, f ManagedFilter) (rows []json.R
 		rows = append(rows, data)
 		return nil
 	})
+	if err == nil {
+		err = s.countRowElements(ctx, rows)
+	}
 	return rows, total, counts, err
 }
 

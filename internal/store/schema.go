@@ -125,6 +125,8 @@ CREATE TABLE admission_use (
 	version: 7, tag: "skyloom-0007-schedules", compat: 1, sql: scheduleSchema,
 }, {
 	version: 8, tag: "skyloom-0008-notices", compat: 1, sql: noticeSchema,
+}, {
+	version: 9, tag: "skyloom-0009-arrays", compat: 1, sql: arraySchema,
 }}
 
 const versionTable = `CREATE TABLE schema_version (version BIGINT PRIMARY KEY, tag TEXT NOT NULL, compat BIGINT NOT NULL, applied BIGINT NOT NULL)`

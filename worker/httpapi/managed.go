@@ -49,6 +49,8 @@ func (s *Server) managedRoutes(h huma.API) {
 		"with the next attempt. A frame without bytes names the attempt that begins. The last one has end set, and the job's status."
 	stream(h, op, s, api.LogMediaType, "log frames", s.managedLogs)
 
+	s.elementRoutes(h)
+
 	type eventsIn struct {
 		ID int64 `path:"id" minimum:"1"`
 		EventQuery

@@ -17,11 +17,12 @@ import (
 )
 
 type managedLogQuery struct {
-	ID     int64  `path:"id" minimum:"1"`
-	Task   string `query:"task" doc:"index or name of a task; none: all tasks, those of a pipeline in order" maxLength:"200"`
-	Follow bool   `query:"follow" doc:"go on until the job has ended"`
-	Tail   int    `query:"tail" minimum:"0" maximum:"10000000" doc:"only the last lines of each node, of the latest attempt; 0: everything"`
-	Cursor string `query:"cursor" doc:"where to read on: TASK.ATTEMPT@RANK/PHASE:OFFSET,…" maxLength:"30000"`
+	ID      int64  `path:"id" minimum:"1"`
+	Element int    `query:"element" minimum:"-1" default:"-1" doc:"of an array: only this element"`
+	Task    string `query:"task" doc:"index or name of a task; none: all tasks, those of a pipeline in order" maxLength:"200"`
+	Follow  bool   `query:"follow" doc:"go on until the job has ended"`
+	Tail    int    `query:"tail" minimum:"0" maximum:"10000000" doc:"only the last lines of each node, of the latest attempt; 0: everything"`
+	Cursor  string `query:"cursor" doc:"where to read on: TASK.ATTEMPT@RANK/PHASE:OFFSET,…" maxLength:"30000"`
 }
 
 // taskPlace is how far the log of one task was read.
@@ -89,6 +90,11 @@ func (s *Server) managedLogs(w http.ResponseWriter, r *http.Request, in *managed
 			return err
 		}
 	}
+	if in.Element >= 0 && len(rows) > 0 {
+		if _, err := s.elementRow(ctx, in.ID, &elementLog{index: in.Element}); err != nil {
+			return err
+		}
+	}
 	if in.Follow {
 		if err := out.begin(); err != nil {
 			return nil
@@ -121,6 +127,9 @@ func (s *Server) sendManaged(ctx context.Context, in *managedLogQuery, out *fram
 	}
 	if len(rows) == 0 {
 		return out.frame(api.LogFrame{End: true, JobID: in.ID, Status: api.JobStatus(api.ManagedPending)}, nil)
+	}
+	if in.Element >= 0 {
+		return s.sendElement(ctx, in, out, cursor)
 	}
 	past := -1 // tasks of a pipeline before the one that is read are done with
 	for task := range cursor {
@@ -201,6 +210,8 @@ type taskLog struct {
 	tail    int // of the attempt that is read first
 	out     *frameWriter
 
+	element *elementLog // of an array, instead of the task itself
+
 	attempt   int // that is read; 0: not begun
 	at        map[int]offsets
 	announced bool
@@ -256,6 +267,9 @@ func (t *taskLog) run(ctx context.Context) error {
 }
 
 func (t *taskLog) row(ctx context.Context) (api.ManagedJob, error) {
+	if t.element != nil {
+		return t.s.elementRow(ctx, t.job, t.element)
+	}
 	rows, err := t.s.managedJob(ctx, t.job)
 	if err != nil {
 		return api.ManagedJob{}, err
@@ -350,7 +364,13 @@ func (t *taskLog) endWithAttempt(ctx context.Context, cancel context.CancelFunc,
 
 // kept sends what was kept of the attempt's log, after what was sent of it before.
 func (t *taskLog) kept(ctx context.Context) error {
-	logs, err := t.s.be().StoredLog(ctx, t.job, t.task, t.attempt)
+	var logs []StoredLog
+	var err error
+	if t.element != nil {
+		logs, _, err = t.s.elementKept(ctx, t.job, t.element, t.attempt)
+	} else {
+		logs, err = t.s.be().StoredLog(ctx, t.job, t.task, t.attempt)
+	}
 	if err != nil {
 		return fmt.Errorf("read the kept log of attempt %d: %w", t.attempt, err)
 	}

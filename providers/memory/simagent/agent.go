@@ -35,7 +35,10 @@ type state struct {
 	Epoch     int64
 	Restarted bool `json:",omitempty"` // since the last spec: unfinished jobs have lost their processes
 	Jobs      []*job
-	Seq       int64 // of the last event
+	LastJob   int64    `json:",omitempty"`
+	Batches   []*batch `json:",omitempty"`
+	LastBatch int64    `json:",omitempty"`
+	Seq       int64    // of the last event
 	Acked     int64
 	Events    []agentapi.Event
 	Autostop  *agentapi.Autostop

@@ -9,6 +9,8 @@
 //	exit CODE, false ends the script
 //	anything else    takes no time and prints nothing
 //
+// Of the environment only the variables of an array's element are known: $NAME and ${NAME} stand for their values.
+//
 // It must not know the cloud: the cloud says which node a connection is for, when a node dies, and is told when a node
 // ends itself. Invariants: those of agentapi (submitting is idempotent by key, lower epochs are refused, events are kept
 // until acknowledged); an idle agent holds no goroutine, also while its events are streamed; with a state file what was answered

@@ -109,6 +109,9 @@ func (f *Fleet) open() error {
 		if err := json.Unmarshal(b, &a.state); err != nil {
 			return fmt.Errorf("%s: agent %s: %w", f.o.StateFile, id, err)
 		}
+		if n := len(a.state.Jobs); n > 0 {
+			a.state.LastJob = max(a.state.LastJob, a.state.Jobs[n-1].Row.ID) // of before there was a count
+		}
 		f.agents[id] = a
 		lines = append(lines, b)
 	}

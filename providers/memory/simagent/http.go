@@ -63,6 +63,7 @@ func routes() http.Handler {
 		return nil, nil
 	}))
 	m.Handle("POST /v1/peers/lost", with(func(a *agent, in agentapi.PeerLost) (any, error) { return nil, a.peerLost(in) }))
+	batchRoutes(m)
 	// Files and programs are taken as they come, and thrown away.
 	m.Handle("POST /v1/files/plan", upload(func(a *agent, r *http.Request) (any, error) { return agentapi.FilePlan{Missing: []string{}}, nil }))
 	m.Handle("PUT /v1/files/blobs", upload(func(a *agent, r *http.Request) (any, error) { return nil, nil }))
@@ -139,8 +140,9 @@ func refuse(w http.ResponseWriter, err error) {
 }
 
 func (a *agent) job(id string) (*job, error) {
+	n, _ := strconv.ParseInt(id, 10, 64)
 	for _, j := range a.state.Jobs {
-		if strconv.FormatInt(j.Row.ID, 10) == id {
+		if j.Row.ID == n {
 			return j, nil
 		}
 	}
@@ -237,26 +239,16 @@ func logs(w http.ResponseWriter, r *http.Request) {
 		refuse(w, err)
 		return
 	}
-	rank, node := v.rank, "head"
-	if rank > 0 {
-		node = fmt.Sprintf("worker%d", rank)
-	}
+	rank, node := v.rank, nodeName(v.rank)
 	w.Header().Set("Content-Type", api.LogMediaType)
 	flush := http.NewResponseController(w)
 	enc := json.NewEncoder(w)
-	enc.Encode(api.LogFrame{Rank: rank, Node: node, JobID: v.job.ID, JobName: v.job.Name, Nodes: v.job.NumNodes})
+	v.name(enc)
 	if tail > 0 {
 		sent["setup"], sent["run"] = tailOffsets(v.setup, v.run, tail)
 	}
 	for {
-		for _, p := range []struct{ phase, text string }{{"setup", v.setup}, {"run", v.run}} {
-			if off := sent[p.phase]; off < int64(len(p.text)) {
-				b := p.text[off:]
-				enc.Encode(api.LogFrame{Rank: rank, Node: node, Phase: p.phase, PID: int(v.job.ID), Offset: off, Len: len(b)})
-				io.WriteString(w, b)
-				sent[p.phase] = int64(len(p.text))
-			}
-		}
+		v.send(enc, w, sent)
 		if v.ended || !follow {
 			enc.Encode(api.LogFrame{Rank: rank, Node: node, End: true, Status: v.job.Status, Reason: v.job.Reason})
 			return
@@ -279,6 +271,30 @@ func logs(w http.ResponseWriter, r *http.Request) {
 		stop()
 		if v, err = a.view(r.PathValue("id")); err != nil {
 			return // cut: the reader asks again and is told
+		}
+	}
+}
+
+func nodeName(rank int) string {
+	if rank == 0 {
+		return "head"
+	}
+	return fmt.Sprintf("worker%d", rank)
+}
+
+// name says whose log follows.
+func (v logView) name(enc *json.Encoder) {
+	enc.Encode(api.LogFrame{Rank: v.rank, Node: nodeName(v.rank), JobID: v.job.ID, JobName: v.job.Name, Nodes: v.job.NumNodes})
+}
+
+// send writes what there is beyond what was sent before.
+func (v logView) send(enc *json.Encoder, w io.Writer, sent map[string]int64) {
+	for _, p := range []struct{ phase, text string }{{"setup", v.setup}, {"run", v.run}} {
+		if off := sent[p.phase]; off < int64(len(p.text)) {
+			b := p.text[off:]
+			enc.Encode(api.LogFrame{Rank: v.rank, Node: nodeName(v.rank), Phase: p.phase, PID: int(v.job.ID), Offset: off, Len: len(b)})
+			io.WriteString(w, b)
+			sent[p.phase] = int64(len(p.text))
 		}
 	}
 }

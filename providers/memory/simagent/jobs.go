@@ -22,6 +22,9 @@ type job struct {
 	Begun time.Time // setup began; zero while pending
 	Takes time.Duration
 	Lost  bool `json:",omitempty"` // its processes are gone and nobody has said so yet
+	// Batch and Element say which element of an array it is for.
+	Batch   int64 `json:",omitempty"`
+	Element int   `json:",omitempty"`
 }
 
 func (j *job) plans() (setup, run plan) {
@@ -53,38 +56,12 @@ func (a *agent) submit(spec agentapi.JobSpec) (api.Job, error) {
 			return j.Row, nil
 		}
 	}
-	if spec.Key == "" || spec.Setup == "" && spec.Run == "" {
-		return api.Job{}, fail(agentapi.KindInvalid, "a job needs a key, and a setup or a run")
-	}
-	nodes := max(spec.NumNodes, 1)
-	switch {
-	case s.Node.Rank != 0:
-		return api.Job{}, fail(agentapi.KindConflict, "this node is not the head")
-	case s.Spec == nil:
-		return api.Job{}, fail(agentapi.KindConflict, "this node was not told of its cluster yet")
-	case spec.Epoch < s.Epoch:
-		return api.Job{}, fail(agentapi.KindStaleEpoch, "epoch %d is older than %d", spec.Epoch, s.Epoch)
-	case s.Drain != nil:
-		return api.Job{}, fail(agentapi.KindDraining, "the cluster is stopping itself and takes no new work")
-	case nodes > max(len(s.Spec.Nodes), 1):
-		return api.Job{}, fail(agentapi.KindUnfit, "the job asks for %d nodes, the cluster has %d", nodes, len(s.Spec.Nodes))
-	case spec.AcceleratorCount > 0 && (spec.Accelerator != s.Node.Resources.Accelerator || spec.AcceleratorCount > s.Node.Resources.AcceleratorCount):
-		return api.Job{}, fail(agentapi.KindUnfit, "the job asks for %s:%v per node, the nodes have %s:%v",
-			spec.Accelerator, spec.AcceleratorCount, s.Node.Resources.Accelerator, s.Node.Resources.AcceleratorCount)
-	}
-	cpus := spec.CPUs
-	if cpus == 0 {
-		cpus = 0.5
-	}
 	now := a.now()
-	id := int64(len(s.Jobs) + 1)
-	j := &job{Nodes: nodes, Setup: spec.Setup, Run: spec.Run, CPUs: max(cpus, 0), GPUs: spec.AcceleratorCount, Takes: a.fleet.o.JobDuration,
-		Row: api.Job{ID: id, Name: spec.Name, User: spec.User, UserHash: spec.UserHash, SubmittedAt: now, Resources: spec.Resources,
-			Status: api.JobPending, LogPath: fmt.Sprintf("~/sky_logs/%d-%s", id, spec.Name), Metadata: spec.Metadata, NumNodes: nodes,
-			Cluster: s.Node.ClusterName, ClusterHash: s.Node.ClusterHash, Key: spec.Key}}
-	if spec.AcceleratorCount > 0 {
-		j.Row.Accelerators = map[string]float64{spec.Accelerator: spec.AcceleratorCount}
+	j, err := a.newJob(spec, s.LastJob+1, now)
+	if err != nil {
+		return api.Job{}, err
 	}
+	s.LastJob = j.Row.ID
 	s.Jobs = append(s.Jobs, j)
 	s.IdleSince = now
 	a.tell(j)
@@ -92,12 +69,52 @@ func (a *agent) submit(spec agentapi.JobSpec) (api.Job, error) {
 	return j.Row, nil
 }
 
+// newJob makes a job from its spec, or says why there can't be one.
+func (a *agent) newJob(spec agentapi.JobSpec, id int64, now time.Time) (*job, error) {
+	s := &a.state
+	if spec.Key == "" || spec.Setup == "" && spec.Run == "" {
+		return nil, fail(agentapi.KindInvalid, "a job needs a key, and a setup or a run")
+	}
+	nodes := max(spec.NumNodes, 1)
+	switch {
+	case s.Node.Rank != 0:
+		return nil, fail(agentapi.KindConflict, "this node is not the head")
+	case s.Spec == nil:
+		return nil, fail(agentapi.KindConflict, "this node was not told of its cluster yet")
+	case spec.Epoch < s.Epoch:
+		return nil, fail(agentapi.KindStaleEpoch, "epoch %d is older than %d", spec.Epoch, s.Epoch)
+	case s.Drain != nil:
+		return nil, fail(agentapi.KindDraining, "the cluster is stopping itself and takes no new work")
+	case nodes > max(len(s.Spec.Nodes), 1):
+		return nil, fail(agentapi.KindUnfit, "the job asks for %d nodes, the cluster has %d", nodes, len(s.Spec.Nodes))
+	case spec.AcceleratorCount > 0 && (spec.Accelerator != s.Node.Resources.Accelerator || spec.AcceleratorCount > s.Node.Resources.AcceleratorCount):
+		return nil, fail(agentapi.KindUnfit, "the job asks for %s:%v per node, the nodes have %s:%v",
+			spec.Accelerator, spec.AcceleratorCount, s.Node.Resources.Accelerator, s.Node.Resources.AcceleratorCount)
+	}
+	cpus := spec.CPUs
+	if cpus == 0 {
+		cpus = 0.5
+	}
+	j := &job{Nodes: nodes, Setup: spec.Setup, Run: spec.Run, CPUs: max(cpus, 0), GPUs: spec.AcceleratorCount, Takes: a.fleet.o.JobDuration,
+		Row: api.Job{ID: id, Name: spec.Name, User: spec.User, UserHash: spec.UserHash, SubmittedAt: now, Resources: spec.Resources,
+			Status: api.JobPending, LogPath: fmt.Sprintf("~/sky_logs/%d-%s", id, spec.Name), Metadata: spec.Metadata, NumNodes: nodes,
+			Cluster: s.Node.ClusterName, ClusterHash: s.Node.ClusterHash, Key: spec.Key}}
+	if spec.AcceleratorCount > 0 {
+		j.Row.Accelerators = map[string]float64{spec.Accelerator: spec.AcceleratorCount}
+	}
+	return j, nil
+}
+
 // tell makes an event of a job's new state.
 func (a *agent) tell(j *job) {
 	j.Row.Seq++
 	row := j.Row
 	row.Metadata, row.Accelerators = maps.Clone(row.Metadata), maps.Clone(row.Accelerators)
-	a.emit(agentapi.Event{Type: agentapi.EventJob, Job: &row})
+	ev := agentapi.Event{Type: agentapi.EventJob, Job: &row}
+	if j.Batch > 0 {
+		ev.Element = &agentapi.Element{Batch: j.Batch, Index: j.Element}
+	}
+	a.emit(ev)
 }
 
 // runJobs moves the running jobs on and starts the waiting ones, first come first served: one that does not fit holds
@@ -128,6 +145,7 @@ func (a *agent) runJobs(now time.Time) {
 			}
 		}
 	}
+	a.tellBatches()
 }
 
 func (a *agent) fits(j *job, cpus, gpus float64) bool {
