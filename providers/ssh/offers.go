@@ -19,10 +19,35 @@ const (
 	failFor = 20 * time.Second
 )
 
+// surveyed gives the hosts of pools, all asked at once what they have, unless that is known well enough. Only names one pool;
+// "" is all.
+func (p *Provider) surveyed(ctx context.Context, pools []Pool, only string, maxAge time.Duration) (map[string][]*host, error) {
+	by := map[string][]*host{}
+	var all []*host
+	for _, pl := range pools {
+		if only != "" && pl.Name != only {
+			continue
+		}
+		hosts, err := p.pool(pl.Name)
+		if err != nil {
+			return nil, err
+		}
+		by[pl.Name] = hosts
+		all = append(all, hosts...)
+	}
+	p.survey(ctx, all, maxAge)
+	return by, nil
+}
+
 // survey asks hosts what they have, unless that is known well enough.
 func (p *Provider) survey(ctx context.Context, hosts []*host, maxAge time.Duration) {
 	var stale []*host
+	seen := map[*state]bool{} // a host may stand in several pools
 	for _, h := range hosts {
+		if seen[h.state] {
+			continue
+		}
+		seen[h.state] = true
 		info, at, err, when, _ := h.state.snapshot()
 		known := err == nil && info != nil && time.Since(at) < maxAge
 		failed := err != nil && time.Since(when) < min(failFor, maxAge)
@@ -50,13 +75,12 @@ func (p *Provider) Check(ctx context.Context) (providers.CheckReport, error) {
 	r := providers.CheckReport{Capabilities: []string{"compute"}, Details: []string{"pools: " + pools.File}}
 	good := 0
 	var why reasons
+	hosts, err := p.surveyed(ctx, pools.Pools, "", 10*time.Second)
+	if err != nil {
+		return providers.CheckReport{}, err
+	}
 	for _, pl := range pools.Pools {
-		hosts, err := p.pool(pl.Name)
-		if err != nil {
-			return providers.CheckReport{}, err
-		}
-		p.survey(ctx, hosts, 10*time.Second)
-		for _, h := range hosts {
+		for _, h := range hosts[pl.Name] {
 			info, _, err, _, note := h.state.snapshot()
 			line := pl.Name + "/" + h.Name + ": "
 			switch {
@@ -117,17 +141,13 @@ func (p *Provider) Offers(ctx context.Context, f providers.OfferFilter) ([]provi
 	if err != nil {
 		return nil, &providers.Error{Kind: providers.Invalid, Scope: providers.ScopeCloud, Msg: "ssh", Err: err, Hint: "correct the file"}
 	}
+	hosts, err := p.surveyed(ctx, pools.Pools, f.Region, infoFor)
+	if err != nil {
+		return nil, err
+	}
 	var out []providers.Offer
 	for _, pl := range pools.Pools {
-		if f.Region != "" && f.Region != pl.Name {
-			continue
-		}
-		hosts, err := p.pool(pl.Name)
-		if err != nil {
-			return nil, err
-		}
-		p.survey(ctx, hosts, infoFor)
-		for _, o := range p.offersOf(pl.Name, hosts) {
+		for _, o := range p.offersOf(pl.Name, hosts[pl.Name]) {
 			if f.Accelerator == "" || strings.EqualFold(f.Accelerator, o.Accelerator) {
 				out = append(out, o)
 			}
@@ -188,16 +208,15 @@ func (p *Provider) Pools(ctx context.Context) ([]providers.Pool, error) {
 	if err != nil {
 		return nil, &providers.Error{Kind: providers.Invalid, Scope: providers.ScopeCloud, Msg: "ssh", Err: err, Hint: "correct the file"}
 	}
+	hosts, err := p.surveyed(ctx, pools.Pools, "", time.Second)
+	if err != nil {
+		return nil, err
+	}
 	var out []providers.Pool
 	for _, pl := range pools.Pools {
-		hosts, err := p.pool(pl.Name)
-		if err != nil {
-			return nil, err
-		}
-		p.survey(ctx, hosts, time.Second)
 		by := map[string]*providers.Pool{}
 		most := map[string]int{}
-		for _, h := range hosts {
+		for _, h := range hosts[pl.Name] {
 			info, _, err, _, _ := h.state.snapshot()
 			if info == nil {
 				continue
