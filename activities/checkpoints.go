@@ -51,9 +51,13 @@ func checkpointRule(t *task.Task) (*CheckpointRule, *api.Error) {
 	return r, nil
 }
 
-// NewestCheckpoint is what an attempt starts from; nil: nothing was saved yet. It changes nothing.
-func (a *Activities) NewestCheckpoint(ctx context.Context, job int64, task int) (*api.Checkpoint, error) {
-	return a.Store.NewestCheckpoint(ctx, job, task)
+// NewestCheckpoint is what an attempt starts from; nil: nothing was saved before it. It changes nothing.
+func (a *Activities) NewestCheckpoint(ctx context.Context, job int64, task, attempt int) (*api.Checkpoint, error) {
+	c, err := a.Store.NewestCheckpoint(ctx, job, task)
+	if c != nil && c.Attempt >= attempt && attempt > 0 {
+		return nil, err // the attempt has begun, and saved, before the server that submitted it died
+	}
+	return c, err
 }
 
 // RestoreInput brings a checkpoint to the nodes of an attempt.

@@ -51,7 +51,7 @@ func (a *Activities) SyncFiles(ctx context.Context, in SyncInput) (SyncOutput, e
 	defer s.close()
 	for i, n := range in.Nodes {
 		if s.clients[i], err = NodeClient(ctx, p, n); err != nil {
-			return SyncOutput{}, fmt.Errorf("node %d: %w", n.Rank, err)
+			return SyncOutput{}, a.unreached(ctx, p, in.Ref, in.Nodes, fmt.Errorf("node %d: %w", n.Rank, err))
 		}
 	}
 	var out SyncOutput
@@ -61,7 +61,7 @@ func (a *Activities) SyncFiles(ctx context.Context, in SyncInput) (SyncOutput, e
 			if e := fileError(err, f.Dst); e != nil {
 				return SyncOutput{Error: e}, nil
 			}
-			return SyncOutput{}, err
+			return SyncOutput{}, a.unreached(ctx, p, in.Ref, in.Nodes, err)
 		}
 		for i, r := range results {
 			out.Written += r.Written

@@ -16,7 +16,7 @@ func (j *job) restore(ctx workflow.Context, r *taskRun, spec activities.ManagedT
 	r.Row.Seq++
 	r.m.record("nothing earlier may save any more", store.Batch{ManagedJobs: []api.ManagedJob{r.Row}})
 	var newest *api.Checkpoint
-	if err := workflow.ExecuteLocalActivity(local(r.m.root, "find the newest checkpoint"), acts.NewestCheckpoint, j.in.ID, r.Index).Get(r.m.root, &newest); err != nil {
+	if err := workflow.ExecuteLocalActivity(local(r.m.root, "find the newest checkpoint"), acts.NewestCheckpoint, j.in.ID, r.Index, r.Row.Attempt).Get(r.m.root, &newest); err != nil {
 		return asError(err), true
 	}
 	if newest == nil {

@@ -116,7 +116,7 @@ func visitAll(in *instance, todo []visit) {
 	for _, v := range todo {
 		c.bring(before[v.op])
 		// New content each time: what is in order on the nodes is not sent and not put in place again.
-		j := rig.Job{Files: in.upload("content for " + v.op + " at " + v.point)}
+		j := rig.Job{Files: in.Upload("content for " + v.op + " at " + v.point)}
 		if v.op == "launch" {
 			j.Nodes = 2
 		}

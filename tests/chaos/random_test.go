@@ -30,7 +30,7 @@ func TestRandomKills(t *testing.T) {
 	in := open(t)
 	stopLooking := in.Observe()
 	defer stopLooking()
-	l := &load{in: in, files: in.upload("content of a workdir")}
+	l := &load{in: in, files: in.Upload("content of a workdir")}
 	for i := range 3 {
 		l.start(func() { l.drive(&subject{in: in, name: fmt.Sprint("solo", i)}, rand.New(rand.NewPCG(seeds[i], 2))) })
 	}

@@ -83,20 +83,13 @@ func TestClusters(t *testing.T) {
 	stopRows, stopHosts := s.Observe(), s.watchHosts(func() { s.lookAtHosts(w, x) })
 	defer stopRows()
 	defer stopHosts()
-	d := &drivers{s: s, ends: map[string]int{}, final: map[string]time.Time{}}
+	d := &drivers{s: s, files: s.Upload("content of a workdir"), ends: map[string]int{}, final: map[string]time.Time{}}
 	var wg sync.WaitGroup
 	for i := range clusters {
 		own := rand.New(rand.NewPCG(rng.Uint64(), 2))
 		wg.Go(func() { d.drive(clusterName(i), own) })
 	}
-	faults := w.faults()
-	for range events {
-		time.Sleep(w.pace.apart + time.Duration(rng.Int64N(int64(w.pace.apart/3))))
-		if t.Failed() {
-			break
-		}
-		w.one(faults)
-	}
+	w.cause(events)
 	w.mend()
 	d.over.Store(true)
 	wg.Wait()
@@ -122,8 +115,9 @@ func TestClusters(t *testing.T) {
 
 // drivers work on clusters, one each.
 type drivers struct {
-	s    *site
-	over atomic.Bool
+	s     *site
+	files []api.FileMount
+	over  atomic.Bool
 
 	mu    sync.Mutex
 	ends  map[string]int       // how requests ended
@@ -184,6 +178,9 @@ func (d *drivers) do(op, cluster string, j rig.Job, rng *rand.Rand) (*rig.Ask, *
 func (d *drivers) drive(name string, rng *rand.Rand) {
 	for !d.over.Load() && !d.s.t.Failed() {
 		job := rig.Job{Nodes: 1 + rng.IntN(2), Sleep: fmt.Sprintf("%d.%d", rng.IntN(4), rng.IntN(10))}
+		if rng.IntN(3) == 0 {
+			job.Files = d.files
+		}
 		dice := rng.IntN(100)
 		switch d.s.Status(name) {
 		case "":
@@ -294,6 +291,8 @@ func (d *drivers) logIsWhole(ctx context.Context, name string, j *jobOf, row api
 			text = got[node].String()
 		}
 		switch n, ok := counted(text, fmt.Sprintf("line %s %d ", j.ask.ID, rank)); {
+		case row.Status == api.JobSucceeded && text == "" && d.replaced(ctx, name, j.hash):
+			d.s.t.Logf("%v: the log of rank %d of job %d went with the node that it ran on", j.ask, rank, j.id)
 		case row.Status == api.JobSucceeded && (!ok || n != lines):
 			d.s.t.Errorf("%v: job %d of %s is %s, and its log of rank %d is not what it printed (%d lines):\n%s", j.ask, j.id, name, row.Status, rank, n, text)
 		case row.Status != api.JobSucceeded && !ok:
@@ -304,6 +303,14 @@ func (d *drivers) logIsWhole(ctx context.Context, name string, j *jobOf, row api
 	d.read++
 	d.mu.Unlock()
 	return true
+}
+
+// replaced says that a node of the cluster was lost and made anew, without what was on its disk.
+func (d *drivers) replaced(ctx context.Context, name, hash string) bool {
+	events, err := d.s.Hasty.Events(ctx, api.EventFilter{Cluster: name, Limit: 1000})
+	return err == nil && slices.ContainsFunc(events, func(e api.Event) bool {
+		return e.Hash == hash && strings.Contains(e.Message, "bringing the cluster back")
+	})
 }
 
 // counted says how many lines a text has that begin with the prefix and are counted from 1, and that it has no others.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/skyloom/skyloom/api"
 	"github.com/skyloom/skyloom/tests/lab"
+	"github.com/skyloom/skyloom/tests/rig"
 )
 
 // TestLostHost: the host of a managed job falls silent for good. Nothing can confirm that it is gone, so the job goes on
@@ -60,4 +61,31 @@ run: if [ $SKYPILOT_ATTEMPT = 1 ]; then sleep 1000; fi
 		t.Fatal(err)
 	}
 	s.settles(f.w)
+}
+
+// TestFilesForRestartedHost: a host is restarted as files are about to be brought to its node. Whoever waits for them is told,
+// and the cluster can be started again.
+func TestFilesForRestartedHost(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a lab and a server")
+	}
+	l := hostsOf(t, 8, nil)
+	s := open(t, l, "files", poolsOf(l, l.Hosts(), false), 46005)
+	s.Do("launch", "f", rig.Job{Sleep: "600"}, rig.Succeeds)
+	files := rig.Job{Files: s.Upload("content of a workdir")}
+	for _, h := range l.Hosts() {
+		if inits, _, _ := nodesOn(t, h); len(inits) > 0 {
+			if err := h.Reboot(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	began := time.Now()
+	s.Do("exec", "f", files, rig.Fails(api.ErrClusterNotUp))
+	t.Logf("told after %v", time.Since(began).Round(time.Millisecond))
+	s.Do("start", "f", rig.Job{}, rig.Succeeds)
+	if a, r := s.Do("exec", "f", files, rig.Succeeds); r != nil && r.Status == api.RequestSucceeded {
+		s.JobReaches(a, r, api.JobSucceeded)
+	}
+	s.Do("down", "f", rig.Job{}, rig.Succeeds)
 }

@@ -179,8 +179,9 @@ func (s *site) lookAtHosts(w *world, x *strangers) {
 	}
 	where := map[string]string{}
 	for _, m := range w.machines() {
+		gone, ghosts := w.missing(m)
 		w.mu.Lock()
-		gone, boots := m.state == "gone" || m.state == "unlisted", m.boots
+		boots := m.boots
 		w.mu.Unlock()
 		lives := false
 		for _, p := range processesOf(s.t, m.Host) {
@@ -192,7 +193,7 @@ func (s *site) lookAtHosts(w *world, x *strangers) {
 				lives = true
 				continue
 			}
-			if gone {
+			if gone || ghosts[p.node()] {
 				continue // its user says that it is no more
 			}
 			if job := cancelled[key]; job != "" {

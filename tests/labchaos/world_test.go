@@ -26,6 +26,9 @@ type machine struct {
 	state string // up, cut, off; "gone": away for good, as far as its user knows, and not in the pools file
 	boots int
 	skew  time.Duration
+	// ghosts are nodes that a host ran when it turned up again after it was given up for gone: until the reaper comes they
+	// are nobody's.
+	ghosts map[string]bool
 }
 
 // world makes hosts fail and mends them again.
@@ -66,10 +69,10 @@ type fault struct {
 	do     func() bool
 }
 
-// faults are all there are.
+// faults are all there are, the server's first.
 func (w *world) faults() []fault {
 	return []fault{
-		{"server killed", 4, func() bool { w.s.Kill(); w.tell("the server is killed"); return true }},
+		{"server killed", 1, func() bool { w.s.Kill(); w.tell("the server is killed"); return true }},
 		{"agent killed", 3, func() bool { return w.killProcess("serve") }},
 		{"node killed", 1, func() bool { return w.killProcess("init") }},
 		{"host rebooted", 3, func() bool { return w.outage("is rebooted", (*lab.Host).Kill, 0, (*lab.Host).Boot) }},
@@ -80,9 +83,20 @@ func (w *world) faults() []fault {
 	}
 }
 
-// named chooses among the faults.
-func (w *world) named(names ...string) []fault {
-	return slices.DeleteFunc(w.faults(), func(f fault) bool { return !slices.Contains(names, f.name) })
+// cause makes so many faults happen, apart from each other. Every fourth is a kill of the server.
+func (w *world) cause(n int) {
+	all := w.faults()
+	for i := range n {
+		time.Sleep(w.pace.apart + time.Duration(w.rng.Int64N(int64(w.pace.apart/3))))
+		if w.t.Failed() {
+			break
+		}
+		among := all[1:]
+		if i%4 == 1 {
+			among = all[:1]
+		}
+		w.one(among)
+	}
 }
 
 // one makes one fault happen.
@@ -113,8 +127,14 @@ func (w *world) upTo(limit time.Duration) time.Duration {
 	return time.Second + time.Duration(w.rng.Int64N(int64(limit)))
 }
 
-// take chooses a host that is up to be away; nil if enough are.
+// take chooses a host that is up to be away, one that runs something of ours more often than not; nil if enough are away.
 func (w *world) take(state string) *machine {
+	busy := map[*machine]bool{}
+	if w.rng.IntN(3) > 0 {
+		for _, m := range w.machines() {
+			busy[m] = slices.ContainsFunc(processesOf(w.t, m.Host), func(p process) bool { return !w.foreign[p.node()] })
+		}
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var up []*machine
@@ -125,6 +145,9 @@ func (w *world) take(state string) *machine {
 	}
 	if len(w.hosts)-len(up) >= w.most {
 		return nil
+	}
+	if some := slices.DeleteFunc(slices.Clone(up), func(m *machine) bool { return !busy[m] }); len(some) > 0 {
+		up = some
 	}
 	m := up[w.rng.IntN(len(up))]
 	m.state = state
@@ -201,6 +224,13 @@ func (w *world) leave() bool {
 		w.tell("%s is taken out of the pools file", m.Name)
 		w.later(w.pace.long+w.pace.apart, func() {
 			if cut {
+				ghosts := map[string]bool{}
+				for _, p := range processesOf(w.t, m.Host) {
+					ghosts[p.node()] = true
+				}
+				w.mu.Lock()
+				m.ghosts = ghosts
+				w.mu.Unlock()
 				w.check(m, m.Join())
 			} else {
 				w.check(m, m.Boot())
@@ -254,6 +284,13 @@ func (w *world) killProcess(verb string) bool {
 	}
 	w.tell("%s: %s of %s is killed", x.m.Name, verb, x.p.node())
 	return true
+}
+
+// missing says that a host is no more, as far as its user knows, and which of its nodes are nobody's.
+func (w *world) missing(m *machine) (gone bool, ghosts map[string]bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return m.state == "gone" || m.state == "unlisted", m.ghosts
 }
 
 func (w *world) machines() []*machine {
