@@ -184,7 +184,7 @@ func TestNotifier(t *testing.T) {
 		t.Errorf("%v: a notice keeps its id", ill.ids)
 	}
 	evs, err := st.Events(ctx, store.EventFilter{JobID: 2})
-	if err != nil || len(evs) != 1 || !strings.Contains(evs[0].Message, "does not accept notifications: HTTP 503") {
+	if err != nil || len(evs) != 2 || !strings.Contains(evs[0].Message, "does not accept notifications: HTTP 503") || !strings.Contains(evs[1].Message, "accepts notifications again") {
 		t.Errorf("%+v %v", evs, err)
 	}
 }

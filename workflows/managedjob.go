@@ -63,6 +63,7 @@ func ManagedJob(ctx workflow.Context, in ManagedInput) (ManagedResult, error) {
 	if in.Carried != nil {
 		j.state = *in.Carried
 	} else if e := j.open(); e != nil {
+		j.refused(e)
 		return ManagedResult{JobID: j.in.ID}, failure(e)
 	}
 	if err := j.listen(); err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/skyloom/skyloom/activities"
 	"github.com/skyloom/skyloom/api"
+	"github.com/skyloom/skyloom/internal/store"
 )
 
 // ScheduledInput names the schedule that fires.
@@ -87,4 +88,25 @@ func (in ManagedInput) scheduled(row *api.ManagedJob) string {
 		row.Metadata = m
 	}
 	return fmt.Sprintf(", by schedule %d, due %s", in.Schedule, due)
+}
+
+// refused ends a job that a schedule submitted and that can't be carried out, as its server may say long after the schedule
+// was made: others are refused before they have a number.
+func (j *job) refused(e *api.Error) {
+	if j.in.Schedule == 0 {
+		return
+	}
+	b, now := j.in.Body, workflow.Now(j.root)
+	name := b.Name
+	if name == "" {
+		name = fmt.Sprintf("schedule-%d", j.in.Schedule)
+	}
+	row := api.ManagedJob{ID: j.in.ID, NumTasks: 1, Name: name, TaskName: name, Status: api.ManagedFailedPrechecks, FailureReason: words(e), User: b.User, UserHash: b.UserHash,
+		Workspace: b.Workspace, SubmittedAt: now, EndAt: &now, Command: b.Command, RequestID: b.RequestID, JobRank: j.in.Rank, NumJobs: max(j.in.NumJobs, 1), Primary: true, Seq: 1}
+	by := j.in.scheduled(&row)
+	ev := store.Event{Key: j.prefix + "/refused", Event: api.Event{Time: now, JobID: j.in.ID, Kind: api.EventStatus, Message: fmt.Sprintf("%s: %s (submitted by %s%s)", row.Status, words(e), orNobody(b.User), by)}}
+	rec := activities.RecordInput{Batch: store.Batch{ManagedJobs: []api.ManagedJob{row}, Events: []store.Event{ev}, Durable: true}}
+	if err := workflow.ExecuteLocalActivity(local(j.root, "write why it was refused"), acts.Record, rec).Get(j.root, nil); err != nil {
+		workflow.GetLogger(j.root).Warn("row not written", "job", j.in.ID, "error", err)
+	}
 }

@@ -150,19 +150,26 @@ func (s *Store) DueNotices(ctx context.Context, owner string, lease time.Duratio
 			out = append(out, x)
 			return nil
 		})
-		for i := range out {
-			if err != nil {
-				break
-			}
-			x := &out[i]
-			var moment int64
-			if err = t.row("SELECT id, at, data FROM notices WHERE job_id = ? AND n = ? ORDER BY id LIMIT 1", x.Stream.JobID, x.Stream.N).Scan(&x.ID, &moment, &x.Data); err != nil {
-				return fmt.Errorf("notices of managed job %d: %w", x.Stream.JobID, err)
-			}
-			x.At = time.UnixMicro(moment).UTC()
-			_, err = t.exec("UPDATE notice_streams SET owner = ?, lease = ? WHERE job_id = ? AND n = ?", owner, now.Add(lease).UnixMicro(), x.Stream.JobID, x.Stream.N)
+		if err != nil {
+			return err
 		}
-		return err
+		taken := out[:0]
+		for _, x := range out {
+			var moment int64
+			err := t.row("SELECT id, at, data FROM notices WHERE job_id = ? AND n = ? ORDER BY id LIMIT 1", x.Stream.JobID, x.Stream.N).Scan(&x.ID, &moment, &x.Data)
+			if errors.Is(err, sql.ErrNoRows) { // a count that is off must hold up nobody
+				_, err = t.exec("UPDATE notice_streams SET pending = 0 WHERE job_id = ? AND n = ?", x.Stream.JobID, x.Stream.N)
+			} else if err == nil {
+				x.At = time.UnixMicro(moment).UTC()
+				taken = append(taken, x)
+				_, err = t.exec("UPDATE notice_streams SET owner = ?, lease = ? WHERE job_id = ? AND n = ?", owner, now.Add(lease).UnixMicro(), x.Stream.JobID, x.Stream.N)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		out = taken
+		return nil
 	})
 	return out, err
 }
@@ -176,12 +183,25 @@ func (s *Store) NextNotice(ctx context.Context) (time.Time, error) {
 	return time.UnixMicro(*at), nil
 }
 
-// NoticeDelivered removes a notice that was accepted. It may be repeated.
+// NoticeDelivered removes a notice that was accepted. It may be repeated. The story of the job tells if those before were
+// not.
 func (s *Store) NoticeDelivered(ctx context.Context, n Notice) error {
 	return s.update(ctx, false, func(t *txn) error {
 		gone, err := t.exec("DELETE FROM notices WHERE id = ?", n.ID)
 		if err != nil || gone == 0 {
 			return err
+		}
+		var failing int64
+		if err := t.row("SELECT failing FROM notice_streams WHERE job_id = ? AND n = ?", n.Stream.JobID, n.Stream.N).Scan(&failing); err != nil {
+			return err
+		}
+		if failing > 0 {
+			now := s.now()
+			ev := api.Event{Time: now, JobID: n.Stream.JobID, Step: "notify", Kind: api.EventStep,
+				Message: fmt.Sprintf("%s accepts notifications again, after %s", n.Stream.Host, now.Sub(time.UnixMicro(failing)).Round(time.Second))}
+			if err := t.appendEvent(Event{Key: fmt.Sprintf("notice/%d/%d/%d/again", n.Stream.JobID, n.Stream.N, n.ID), Event: ev}); err != nil {
+				return err
+			}
 		}
 		_, err = t.exec("UPDATE notice_streams SET pending = pending - 1, tries = 0, next_at = 0, failing = 0, owner = '', lease = 0 WHERE job_id = ? AND n = ?", n.Stream.JobID, n.Stream.N)
 		return err

@@ -2,8 +2,10 @@ package managed
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -154,6 +156,24 @@ func TestSchedule(t *testing.T) {
 	ended(t, s, next, api.ManagedCancelled)
 	nothingLeft(t, s)
 
+	// A firing that is refused, since what was uploaded is no more, ends and says why.
+	lost, err := schedule(t, s, api.JobsLaunchBody{Task: "name: lost\nrun: echo hi", Schedule: far("")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	forget(t, s, lost.ID)
+	fire(lost.ID)
+	refused := fired(lost.ID, 1)[0].JobIDs[0]
+	if r := ended(t, s, refused, api.ManagedFailedPrechecks); !strings.Contains(r.FailureReason, "none_of_this") {
+		t.Errorf("%+v", r)
+	}
+	if got := story(t, s, refused); !strings.Contains(got, "FAILED_PRECHECKS") {
+		t.Error(got)
+	}
+	if _, err := s.Client.ChangeSchedules(ctx, &api.SchedulesChangeBody{IDs: []int64{lost.ID}, Action: api.ScheduleDelete}); err != nil {
+		t.Fatal(err)
+	}
+
 	// What can't be.
 	for _, x := range []struct {
 		b    api.JobsLaunchBody
@@ -174,5 +194,18 @@ func TestSchedule(t *testing.T) {
 	}
 	if l, err := s.Client.Schedules(ctx, ""); err != nil || len(l.Schedules) != 1 {
 		t.Errorf("%+v %v", l, err)
+	}
+}
+
+// forget makes what a schedule submits into what this server does not take, as an older one might have.
+func forget(t *testing.T, s *testserver.Server, id int64) {
+	t.Helper()
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(s.Home, "sky.db")+"?_pragma=busy_timeout(10000)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec("UPDATE job_schedules SET body = ? WHERE schedule_id = ?", []byte(`{"task":"none_of_this: 1"}`), id); err != nil {
+		t.Fatal(err)
 	}
 }
