@@ -262,7 +262,7 @@ func (a *Agent) tlsConfig() (*tls.Config, error) {
 			}
 			_, err := cs.PeerCertificates[0].Verify(x509.VerifyOptions{
 				Roots: pool, Intermediates: inter, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
-				CurrentTime: peerTime(cs.PeerCertificates[0], time.Now()),
+				CurrentTime: peerTime(cs.PeerCertificates[0], a.now()),
 			})
 			return err
 		},
