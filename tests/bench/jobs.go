@@ -18,6 +18,7 @@ import (
 type sizes struct {
 	parts, config, with               string
 	steady, lives, burst, slow, local int
+	elements                          int
 }
 
 func (s sizes) wants(part string) bool {

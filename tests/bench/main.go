@@ -22,7 +22,7 @@ func main() {
 	ops := flag.Int("ops", 200, "execs and launches to average over")
 	idle := flag.Duration("idle", 20*time.Second, "how long an idle process is looked at")
 	files := flag.Int("files", 0, "measure only the sync of a tree of so many files")
-	only := flag.String("only", "", "measure only this step: version, local, files, lab, ssh, many or jobs")
+	only := flag.String("only", "", "measure only this step: version, local, files, lab, ssh, many, jobs or arrays")
 	var z sizes
 	flag.StringVar(&z.parts, "parts", "", "measure only these parts of jobs: life, burst, slow, steady, real; comma-separated")
 	flag.IntVar(&z.steady, "jobs-steady", 10_000, "managed jobs that run")
@@ -30,6 +30,7 @@ func main() {
 	flag.IntVar(&z.burst, "jobs-burst", 1000, "managed jobs submitted and cancelled at once")
 	flag.IntVar(&z.slow, "jobs-slow", 1000, "managed jobs on a slow cloud")
 	flag.IntVar(&z.local, "jobs-real", 500, "managed jobs with real agents, of about 40 MB each")
+	flag.IntVar(&z.elements, "elements", 10_000, "elements of the array")
 	settle := flag.Duration("settle", time.Minute, "how long what was begun is left alone before an idle server is looked at")
 	flag.StringVar(&z.config, "config", "", "added to the configuration of the servers of jobs, such as: temporal: {address: 127.0.0.1:17233}")
 	flag.StringVar(&z.with, "with", "", "processes whose CPU counts as the server's in jobs, with their children: PID,PID")
@@ -77,7 +78,7 @@ func (b *bench) run() error {
 	for _, step := range []struct {
 		name string
 		do   func() error
-	}{{"version", b.version}, {"local", b.local}, {"files", b.fileSyncs}, {"lab", b.labSyncs}, {"ssh", b.ssh}, {"many", b.many}, {"jobs", b.jobs}} {
+	}{{"version", b.version}, {"local", b.local}, {"files", b.fileSyncs}, {"lab", b.labSyncs}, {"ssh", b.ssh}, {"many", b.many}, {"jobs", b.jobs}, {"arrays", b.arrays}} {
 		if b.only != "" && b.only != step.name {
 			continue
 		}
