@@ -33,6 +33,7 @@ type simEngine struct {
 
 	env    *testsuite.TestWorkflowEnvironment
 	faults *faults
+	begun  chan struct{} // closed once it takes calls
 	over   chan struct{} // closed once the environment has ended
 	rest   chan struct{} // closed to end the activity that keeps time running
 
@@ -65,7 +66,7 @@ type simRun struct {
 func newSimEngine(f *faults, acts *activities.Activities, names map[string]any) *simEngine {
 	var suite testsuite.WorkflowTestSuite
 	suite.SetLogger(quiet{})
-	e := &simEngine{env: suite.NewTestWorkflowEnvironment(), faults: f, over: make(chan struct{}), rest: make(chan struct{}), calls: map[int]*engineCall{}, runs: map[string]*simRun{}}
+	e := &simEngine{env: suite.NewTestWorkflowEnvironment(), faults: f, begun: make(chan struct{}), over: make(chan struct{}), rest: make(chan struct{}), calls: map[int]*engineCall{}, runs: map[string]*simRun{}}
 	e.env.SetTestTimeout(24 * 365 * time.Hour)
 	e.env.SetWorkflowRunTimeout(0)
 	e.env.SetCurrentHistoryLength(1 << 20)
@@ -97,6 +98,7 @@ func (e *simEngine) run() {
 
 func (e *simEngine) stop() {
 	close(e.rest)
+	<-e.begun
 	e.env.SignalWorkflow("call", 0)
 	<-e.over
 }
@@ -110,6 +112,7 @@ func (e *simEngine) KeepTime(ctx context.Context) error {
 
 func (e *simEngine) root(ctx workflow.Context) error {
 	e.full = *workflow.GetInfo(ctx)
+	close(e.begun)
 	keep := workflow.WithActivityOptions(ctx, workflow.ActivityOptions{StartToCloseTimeout: 10 * 365 * 24 * time.Hour})
 	workflow.ExecuteActivity(keep, e.KeepTime)
 	ending := false
@@ -140,6 +143,13 @@ func (e *simEngine) root(ctx workflow.Context) error {
 // within runs f in the environment's own workflow.
 func (e *simEngine) within(ctx context.Context, f func(workflow.Context)) error {
 	c := &engineCall{do: f, done: make(chan struct{})}
+	select {
+	case <-e.begun: // before, the environment has nobody to signal
+	case <-e.over:
+		return serviceerror.NewUnavailable("the engine has ended")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	e.mu.Lock()
 	e.seq++
 	n := e.seq
