@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -19,11 +20,13 @@ import (
 const (
 	// knownAge is how long a manifest is kept after it was applied.
 	knownAge = 30 * 24 * time.Hour
-	// mostInMemory is how many entries a manifest may have to stay in memory for planAge.
-	mostInMemory = 50_000
+	// mostInMemory is how many entries a manifest may have to stay in memory, for memoryAge. With its index such a one takes
+	// some 10 MB.
+	mostInMemory = 20_000
+	memoryAge    = 5 * time.Minute
 )
 
-// lastSync is what a destination was brought to last. The manifest and the index are let go of after planAge.
+// lastSync is what a destination was brought to last. The manifest and the index are let go of after memoryAge.
 type lastSync struct {
 	id       string
 	manifest *filesync.Manifest
@@ -151,10 +154,11 @@ func (a *Agent) remember(id string, m *filesync.Manifest, t filesync.Target) {
 	l := &lastSync{id: id}
 	if len(m.Entries) <= mostInMemory {
 		l.manifest, l.index = m, t.Index
-		l.expiry = time.AfterFunc(planAge, func() {
+		l.expiry = time.AfterFunc(memoryAge, func() {
 			a.files.mu.Lock()
-			defer a.files.mu.Unlock()
 			l.manifest, l.index = nil, nil
+			a.files.mu.Unlock()
+			debug.FreeOSMemory() // a node at rest is small
 		})
 	}
 	a.files.mu.Lock()
