@@ -239,7 +239,7 @@ func (j *job) arrayStatus(row *taskRun) {
 		up = up || r.Lane.Up
 		switch {
 		case r.Row.NextRetry != nil:
-			if waits == nil || r.Row.NextRetry.Before(*waits.Row.NextRetry) {
+			if waits == nil || waits.Row.NextRetry == nil || r.Row.NextRetry.Before(*waits.Row.NextRetry) {
 				waits = r
 			}
 		case r.Row.Status == api.ManagedStarting:
