@@ -196,13 +196,33 @@ type EndInput struct {
 	Attempt int        `json:"attempt"`
 	// Keep leaves the nodes: only the log is kept, and the job is cancelled.
 	Keep bool `json:"keep,omitempty"`
+	// Save is what a later attempt may begin with, if the nodes that have it can be reached; nil: none is to come.
+	Save *WatchedCheckpoint `json:"save,omitempty"`
+	// Stop says that the job is still under way: it is ended first, so that its last words are kept.
+	Stop bool `json:"stop,omitempty"`
 }
 
-// EndAttempt keeps an attempt's log and deletes its nodes until the infra lists none. Idempotent: a log that is complete is not fetched again.
+// stopTime bounds how long a job is given for its end before its nodes go.
+const stopTime = 15 * time.Second
+
+// EndAttempt saves what is asked for, keeps an attempt's log and deletes its nodes until the infra lists none. Idempotent: a log that is complete is not fetched again.
 func (a *Activities) EndAttempt(ctx context.Context, in EndInput) (NodesOutput, error) {
 	stop := beat(ctx)
 	defer stop()
 	var warn []string
+	if in.Save != nil && a.SaveLast != nil && !in.Nodes.Lost {
+		a.SaveLast(ctx, in.Nodes, *in.Save)
+	}
+	if in.Stop && in.JobID > 0 {
+		sctx, cancel := context.WithTimeout(ctx, stopTime)
+		if c, err := a.headClient(sctx, in.Nodes.Provider, in.Nodes.Nodes); err == nil {
+			if _, err := c.Cancel(sctx, agentapi.CancelSpec{JobIDs: []int64{in.JobID}}); err != nil {
+				warn = append(warn, "the job was not ended before its nodes: "+err.Error())
+			}
+			c.Close()
+		}
+		cancel()
+	}
 	if in.JobID > 0 {
 		if err := a.keepLogs(ctx, in); err != nil {
 			warn = append(warn, "the attempt's log is incomplete: "+err.Error())

@@ -63,8 +63,10 @@ func (a *Agent) Checkpoint(ctx context.Context, s agentapi.CheckpointSpec) (agen
 	if err != nil {
 		return out, err
 	}
-	if err := a.announce(ctx, s, p, t.Dst, limit, &out); err != nil {
-		return out, err
+	if !p.over() && !p.Killed {
+		if err := a.announce(ctx, s, p, t.Dst, limit, &out); err != nil {
+			return out, err
+		}
 	}
 	defer a.files.lock(t.Dst)() // nothing is restored meanwhile
 	if err := os.MkdirAll(a.path("hashes"), 0o700); err != nil {
@@ -107,7 +109,7 @@ func (a *Agent) checkpointed(s agentapi.CheckpointSpec) (*partRecord, error) {
 	switch {
 	case p == nil || p.Epoch > s.Epoch:
 		return nil, notFound("job %d does not run on %s", s.JobID, nodeName(a.cfg.Rank))
-	case p.over(), p.Killed:
+	case !s.Ended && (p.over() || p.Killed):
 		return nil, conflict("job %d has ended on %s", s.JobID, nodeName(a.cfg.Rank))
 	}
 	rec := p.partRecord

@@ -16,7 +16,7 @@ type Checkpoint struct {
 	Files   int       `json:"files"`
 	Bytes   int64     `json:"bytes" doc:"of all files; content that did not change is kept once"`
 	SavedAt time.Time `json:"saved_at"`
-	Why     string    `json:"why" doc:"interval, notice or demand"`
+	Why     string    `json:"why" doc:"interval, notice, demand or end (of an attempt that was given up)"`
 	// Manifests name the content, by rank.
 	Manifests []string `json:"manifests"`
 	// Warnings are about the save that has just been made; they are not kept.

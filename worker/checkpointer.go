@@ -34,6 +34,7 @@ const (
 	whyInterval = "interval"
 	whyNotice   = "notice"
 	whyDemand   = "demand"
+	whyEnd      = "end"
 )
 
 // saver fetches checkpoints from the nodes into the artifact store. The row that makes one known comes last: one that was
@@ -74,10 +75,12 @@ var (
 // saveTries is how often a save begins anew because files changed while they were sent.
 const saveTries = 5
 
-// saveTime bounds what a node may take for one picture, and noticeTime is that of a notice which names none, in seconds.
+// saveTime bounds what a node may take for one picture, noticeTime is that of a notice which names none, and endTime is for an attempt
+// whose end holds the next one up; in seconds.
 const (
 	saveTime   = 60
 	noticeTime = 30
+	endTime    = 10
 )
 
 // lock keeps other saves of a cluster out.
@@ -127,6 +130,9 @@ func (s *saver) save(ctx context.Context, row activities.WatchRow, why string, s
 	if why == whyNotice {
 		spec.Command, spec.Seconds = rule.OnPreempt, max(seconds-1, 1) // the last second is for sending
 	}
+	if why == whyEnd {
+		spec.Ended, spec.Seconds = true, endTime
+	}
 	got := make([]agentapi.CheckpointReply, len(nodes))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
@@ -165,6 +171,22 @@ func (s *saver) save(ctx context.Context, row activities.WatchRow, why string, s
 		err = errAttemptOver
 	}
 	return c, fresh, err
+}
+
+// saveLast makes a checkpoint of an attempt that is given up, where the nodes that have it are still there: of one that lost another
+// node, or one that failed and begins anew.
+func (s *saver) saveLast(ctx context.Context, in activities.NodesInput, rule activities.WatchedCheckpoint) {
+	ctx, cancel := context.WithTimeout(ctx, 3*endTime*time.Second)
+	defer cancel()
+	row := activities.WatchRow{Name: in.Ref.Name, Ref: in.Ref, Provider: in.Provider, Nodes: in.Nodes, Checkpoint: &rule}
+	c, fresh, err := s.save(ctx, row, whyEnd, 0)
+	if err != nil {
+		s.log.Info("an attempt that has ended was not saved", "job", rule.Job, "attempt", rule.Attempt, "error", err)
+		return
+	}
+	if fresh {
+		s.tell(ctx, row, whyEnd, c, fresh, nil, "")
+	}
 }
 
 // fetch takes a picture on one node and brings what is new of it into the artifact store, durably.
@@ -296,7 +318,7 @@ func (s *saver) tell(ctx context.Context, row activities.WatchRow, why string, c
 	text := ""
 	var said *agentapi.Error
 	switch {
-	case err == nil && why == whyNotice:
+	case err == nil && (why == whyNotice || why == whyEnd):
 		ev.Kind, ev.Message = api.EventStep, savedText(c, fresh)
 	case err == nil, errors.Is(err, errAttemptOver), errors.Is(err, errNothingYet) && why != whyNotice:
 		return ""

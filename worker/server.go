@@ -184,6 +184,7 @@ func (s *server) bringUp(ctx context.Context, set config.Server) error {
 	s.closers = append(s.closers, func() { cancel(); s.wg.Wait() })
 	watch.home = s.o.Home
 	watch.saver = newSaver(s.store, s.artifacts, s.infra.registry, s.log)
+	s.acts.SaveLast = watch.saver.saveLast
 	back := &backend{flight: make(chan struct{}, inFlight), saver: watch.saver, acts: s.acts, store: s.store, engine: s.engine, client: s.client, started: s.started, home: s.o.Home, shutdown: s.shutdown}
 	s.background(func() { watch.run(bg) })
 	s.background(func() { s.admission(bg) })

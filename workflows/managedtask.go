@@ -445,6 +445,10 @@ func (j *job) takeDown(r *taskRun, giveUp bool) {
 	}
 	in := activities.EndInput{Nodes: r.m.nodes(cluster.Op{Auto: true}), JobID: r.JobID, Managed: j.in.ID, Task: r.Index, Attempt: r.Row.Attempt}
 	in.Nodes.GiveUp, in.Nodes.Lost = giveUp, giveUp && r.lost != ""
+	if r.Row.Status == api.ManagedRecovering {
+		in.Save = r.m.checkpoint
+	}
+	in.Stop = r.Row.Status == api.ManagedCancelling && r.ended == nil
 	actx := remote(r.m.root, activities.QueueProvision, "keep the log and delete the nodes", time.Hour, forever)
 	if err := workflow.ExecuteActivity(actx, acts.EndAttempt, in).Get(actx, nil); err != nil {
 		workflow.GetLogger(r.m.root).Error("teardown gave up; the reaper goes on", "job", j.in.ID, "error", err)
@@ -461,7 +465,7 @@ func (j *job) takeDown(r *taskRun, giveUp bool) {
 
 // keep keeps the log of an attempt whose cluster goes on.
 func (j *job) keep(r *taskRun) {
-	in := activities.EndInput{Nodes: r.m.nodes(cluster.Op{Auto: true}), JobID: r.JobID, Managed: j.in.ID, Task: r.Index, Attempt: r.Row.Attempt, Keep: true}
+	in := activities.EndInput{Nodes: r.m.nodes(cluster.Op{Auto: true}), JobID: r.JobID, Managed: j.in.ID, Task: r.Index, Attempt: r.Row.Attempt, Keep: true, Save: r.m.checkpoint}
 	actx := remote(r.m.root, activities.QueueMain, "keep the attempt's log", 10*time.Minute, 30*time.Minute)
 	if err := workflow.ExecuteActivity(actx, acts.EndAttempt, in).Get(actx, nil); err != nil {
 		workflow.GetLogger(r.m.root).Warn("log not kept", "job", j.in.ID, "error", err)

@@ -16,6 +16,8 @@ type CheckpointSpec struct {
 	// Signal is given to those processes of the job that handle it; without SIG. Command is run in the job's environment.
 	Signal  string `json:"signal,omitempty"`
 	Command string `json:"command,omitempty"`
+	// Ended takes the picture also when the job has ended here.
+	Ended bool `json:"ended,omitempty"`
 	// Seconds bounds the whole; 0: a minute. After a spot notice it is the time that is left.
 	Seconds int `json:"seconds,omitempty"`
 }
