@@ -97,12 +97,12 @@ func (m *Manifest) Bytes() ([]byte, error) {
 
 // Decode reads a manifest in wire form and validates it. Damaged, oversized or hostile input gives an ErrInvalid.
 func Decode(r io.Reader, l Limits) (*Manifest, error) {
-	c := newChecker()
+	c := newChecker(0)
 	entries, err := decodeEntries(r, manifestMagic, l, c.add)
 	if err != nil {
 		return nil, err
 	}
-	return &Manifest{Entries: entries}, nil
+	return validated(entries), nil
 }
 
 func decodeEntries(r io.Reader, magic string, l Limits, check func(*Entry) error) ([]Entry, error) {

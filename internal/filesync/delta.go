@@ -94,5 +94,8 @@ func (d *Delta) Apply(base *Manifest) (*Manifest, error) {
 		}
 	}
 	m.Entries = append(m.Entries, old...)
-	return m, m.Validate()
+	if err := m.Validate(); err != nil {
+		return nil, err
+	}
+	return validated(m.Entries), nil
 }

@@ -87,7 +87,7 @@ func TestDeltaHostile(t *testing.T) {
 	if _, err := Decode(bytes.NewReader(b), Limits{}); !errors.Is(err, ErrInvalid) {
 		t.Errorf("a delta was taken for a manifest: %v", err)
 	}
-	whole, _ := (&Manifest{[]Entry{{Path: "x", Kind: kindGone}}}).Bytes()
+	whole, _ := (&Manifest{Entries: []Entry{{Path: "x", Kind: kindGone}}}).Bytes()
 	if _, err := Decode(bytes.NewReader(whole), Limits{}); !errors.Is(err, ErrInvalid) {
 		t.Errorf("a manifest with something gone: %v", err)
 	}

@@ -3,6 +3,7 @@ package filesync
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 	"sort"
 	"strings"
 )
@@ -41,9 +42,12 @@ type Entry struct {
 }
 
 // Manifest describes a whole tree: its entries sorted by path, each folder before what it holds. The root itself has no
-// entry.
+// entry. The entries of a manifest that this package made must not be changed.
 type Manifest struct {
 	Entries []Entry
+
+	valid bool // whoever made it has validated it
+	count int  // of the entries then
 }
 
 // Limits bound what Decode accepts. Zero values stand for those of DefaultLimits.
@@ -73,20 +77,14 @@ func (m *Manifest) ID() string {
 
 // Hashes lists the distinct blobs of the tree, sorted.
 func (m *Manifest) Hashes() []string {
-	seen := make(map[string]struct{}, len(m.Entries))
 	out := make([]string, 0, len(m.Entries))
 	for i := range m.Entries {
-		e := &m.Entries[i]
-		if e.Kind != KindFile {
-			continue
-		}
-		if _, ok := seen[e.Hash]; !ok {
-			seen[e.Hash] = struct{}{}
+		if e := &m.Entries[i]; e.Kind == KindFile {
 			out = append(out, e.Hash)
 		}
 	}
-	sort.Strings(out)
-	return out
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // InOrder gives blobs of the tree in the order in which its files come, each once: read so, a disk need not seek. Blobs that
@@ -132,7 +130,10 @@ func (m *Manifest) Totals() (files int, bytes int64) {
 
 // Validate checks everything that Apply relies on. Its errors are ErrInvalid.
 func (m *Manifest) Validate() error {
-	c := newChecker()
+	if m.valid && m.count == len(m.Entries) {
+		return nil
+	}
+	c := newChecker(len(m.Entries))
 	for i := range m.Entries {
 		if err := c.add(&m.Entries[i]); err != nil {
 			return err
@@ -149,8 +150,14 @@ type checker struct {
 	sizes map[string]int64
 }
 
-func newChecker() *checker {
-	return &checker{dirs: map[string]struct{}{"": {}}, sizes: map[string]int64{}}
+// newChecker is for about so many entries.
+func newChecker(n int) *checker {
+	return &checker{dirs: map[string]struct{}{"": {}}, sizes: make(map[string]int64, n)}
+}
+
+// validated gives a manifest whose entries were validated.
+func validated(entries []Entry) *Manifest {
+	return &Manifest{Entries: entries, valid: true, count: len(entries)}
 }
 
 func (c *checker) add(e *Entry) error {
