@@ -21,7 +21,7 @@ const (
 
 // surveyed gives the hosts of pools, all asked at once what they have, unless that is known well enough. Only names one pool;
 // "" is all.
-func (p *Provider) surveyed(ctx context.Context, pools []Pool, only string, maxAge time.Duration) (map[string][]*host, error) {
+func (p *Provider) surveyed(ctx context.Context, pools []Pool, only string, maxAge, slow time.Duration) (map[string][]*host, error) {
 	by := map[string][]*host{}
 	var all []*host
 	for _, pl := range pools {
@@ -35,13 +35,18 @@ func (p *Provider) surveyed(ctx context.Context, pools []Pool, only string, maxA
 		by[pl.Name] = hosts
 		all = append(all, hosts...)
 	}
-	p.survey(ctx, all, maxAge)
+	p.survey(ctx, all, maxAge, slow)
 	return by, nil
 }
 
-// survey asks hosts what they have, unless that is known well enough.
-func (p *Provider) survey(ctx context.Context, hosts []*host, maxAge time.Duration) {
-	var stale []*host
+// slowHosts is how long hosts that failed before are waited for where others will do.
+const slowHosts = time.Second
+
+// survey asks hosts what they have, unless that is known well enough. Hosts that failed before are waited for no longer than
+// slow, if others are known: what they answer later counts the next time.
+func (p *Provider) survey(ctx context.Context, hosts []*host, maxAge, slow time.Duration) {
+	var stale, failing, asked []*host
+	good := 0
 	seen := map[*state]bool{} // a host may stand in several pools
 	for _, h := range hosts {
 		if seen[h.state] {
@@ -49,17 +54,54 @@ func (p *Provider) survey(ctx context.Context, hosts []*host, maxAge time.Durati
 		}
 		seen[h.state] = true
 		info, at, err, when, _ := h.state.snapshot()
-		known := err == nil && info != nil && time.Since(at) < maxAge
-		failed := err != nil && time.Since(when) < min(failFor, maxAge)
-		if !known && !failed {
+		switch {
+		case err == nil && info != nil && time.Since(at) < maxAge:
+			good++
+		case err == nil:
 			stale = append(stale, h)
+		case time.Since(when) < min(failFor, maxAge):
+		case h.state.ask(true):
+			failing = append(failing, h)
+		default: // by another survey, which goes on
+			asked = append(asked, h)
 		}
 	}
-	each(stale, func(_ int, h *host) {
-		if _, err := p.call(ctx, h, nil, sharedhost.VerbProbe, sharedhost.Request{}); err != nil && ctx.Err() != nil {
-			h.state.fail(fmt.Errorf("it has not answered in time: %w", ctx.Err()))
+	probe := func(ctx context.Context, hosts []*host) {
+		each(hosts, func(_ int, h *host) {
+			if _, err := p.call(ctx, h, nil, sharedhost.VerbProbe, sharedhost.Request{}); err != nil && ctx.Err() != nil {
+				h.state.fail(fmt.Errorf("it has not answered in time: %w", ctx.Err()))
+			}
+		})
+	}
+	back := make(chan struct{})
+	go func() {
+		defer close(back)
+		bctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		probe(bctx, failing)
+		for _, h := range failing {
+			h.state.ask(false)
 		}
-	})
+	}()
+	began := time.Now()
+	probe(ctx, stale)
+	for _, h := range stale {
+		if _, _, err, _, _ := h.state.snapshot(); err == nil {
+			good++
+		}
+	}
+	enough := make(<-chan time.Time) // never: without them nothing is known
+	if good > 0 {
+		enough = time.After(slow - time.Since(began))
+	}
+	if good == 0 || slow > slowHosts {
+		probe(ctx, asked)
+	}
+	select {
+	case <-back:
+	case <-enough:
+	case <-ctx.Done():
+	}
 }
 
 // Check tells whether there are pools with hosts that can take nodes.
@@ -75,7 +117,7 @@ func (p *Provider) Check(ctx context.Context) (providers.CheckReport, error) {
 	r := providers.CheckReport{Capabilities: []string{"compute"}, Details: []string{"pools: " + pools.File}}
 	good := 0
 	var why reasons
-	hosts, err := p.surveyed(ctx, pools.Pools, "", 10*time.Second)
+	hosts, err := p.surveyed(ctx, pools.Pools, "", 10*time.Second, time.Minute)
 	if err != nil {
 		return providers.CheckReport{}, err
 	}
@@ -141,7 +183,7 @@ func (p *Provider) Offers(ctx context.Context, f providers.OfferFilter) ([]provi
 	if err != nil {
 		return nil, &providers.Error{Kind: providers.Invalid, Scope: providers.ScopeCloud, Msg: "ssh", Err: err, Hint: "correct the file"}
 	}
-	hosts, err := p.surveyed(ctx, pools.Pools, f.Region, infoFor)
+	hosts, err := p.surveyed(ctx, pools.Pools, f.Region, infoFor, slowHosts)
 	if err != nil {
 		return nil, err
 	}
@@ -208,7 +250,7 @@ func (p *Provider) Pools(ctx context.Context) ([]providers.Pool, error) {
 	if err != nil {
 		return nil, &providers.Error{Kind: providers.Invalid, Scope: providers.ScopeCloud, Msg: "ssh", Err: err, Hint: "correct the file"}
 	}
-	hosts, err := p.surveyed(ctx, pools.Pools, "", time.Second)
+	hosts, err := p.surveyed(ctx, pools.Pools, "", time.Second, slowHosts)
 	if err != nil {
 		return nil, err
 	}

@@ -114,14 +114,24 @@ type host struct {
 
 // state is what is known of a host.
 type state struct {
-	mu   sync.Mutex
-	info *sharedhost.Info
-	at   time.Time
-	note string
-	err  error // of the last try; nil: it went well
-	when time.Time
+	mu    sync.Mutex
+	info  *sharedhost.Info
+	at    time.Time
+	note  string
+	err   error // of the last try; nil: it went well
+	when  time.Time
+	asked bool // after it failed: an answer is awaited
 	// expected are what creates that are going on may take of it.
 	expected map[*providers.NodeSpec]bool
+}
+
+// ask notes whether a host that failed is being asked again; false if that was so before.
+func (s *state) ask(now bool) (changed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	changed = s.asked != now
+	s.asked = now
+	return changed
 }
 
 // expect notes that a create is about to take a share of the host, until undo is called.
