@@ -10,6 +10,7 @@ import (
 	enumspb "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/skyloom/skyloom/activities"
@@ -54,6 +55,7 @@ func (b *backend) submitJobs(ctx context.Context, body api.JobsLaunchBody) (api.
 			WorkflowIDReusePolicy:                    enumspb.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE,
 			WorkflowExecutionErrorWhenAlreadyStarted: true, EnableEagerStart: true,
 			TypedSearchAttributes: activities.SearchAttributes("job", spec.Name, body.Workspace, body.User), StaticSummary: "managed job " + spec.Name,
+			Priority: temporal.Priority{PriorityKey: batchPriority},
 		}, "ManagedJob", in)
 		var dup *serviceerror.WorkflowExecutionAlreadyStarted
 		if err != nil && !errors.As(err, &dup) {
@@ -130,6 +132,9 @@ func (b *backend) CancelManagedJobs(ctx context.Context, in api.JobsCancelBody) 
 	}
 	return rep, err
 }
+
+// batchPriority puts the tasks of managed jobs behind those of requests, at the engine's usual 3, which somebody waits for.
+const batchPriority = 4
 
 // inFlight bounds the calls to the engine that submissions and cancels have under way, all together: enough that they share its
 // commits, and few enough that none waits long.

@@ -32,6 +32,7 @@ func main() {
 	flag.IntVar(&z.local, "jobs-real", 500, "managed jobs with real agents, of about 40 MB each")
 	flag.IntVar(&z.elements, "elements", 10_000, "elements of the array")
 	settle := flag.Duration("settle", time.Minute, "how long what was begun is left alone before an idle server is looked at")
+	flag.DurationVar(&z.idle, "jobs-idle", 5*time.Minute, "how long running jobs are looked at; the reaper comes round every 5 minutes")
 	flag.StringVar(&z.config, "config", "", "added to the configuration of the servers of jobs, such as: temporal: {address: 127.0.0.1:17233}")
 	flag.StringVar(&z.with, "with", "", "processes whose CPU counts as the server's in jobs, with their children: PID,PID")
 	profiles := flag.String("profile", "", "folder for CPU and memory profiles of the server, of the steps that take them")
