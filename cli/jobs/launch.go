@@ -192,6 +192,9 @@ func Launch(ctx context.Context, s *session.Session, o *LaunchOptions) error {
 		scheduled(s, *res.Schedule)
 		return nil
 	}
+	if a := f.Tasks[0].Array; a != nil && len(res.JobIDs) == 1 {
+		s.IO.Notef("An array of %d elements. Each one: sky jobs queue %d --elements; its log: sky jobs logs %d --element N", a.Elements(), res.JobIDs[0], res.JobIDs[0])
+	}
 	return submitted(ctx, s, c, o, res.JobIDs)
 }
 
