@@ -254,3 +254,54 @@ func TestWebhookSecret(t *testing.T) {
 		t.Error("taken")
 	}
 }
+
+// A receiver that takes posts and never answers holds up no other one, however many jobs tell it.
+func TestNotifierIsNotHeldUp(t *testing.T) {
+	st, keys := notifyStore(t)
+	ctx := context.Background()
+	hung := make(chan struct{})
+	var mu sync.Mutex
+	most, now := 0, 0
+	dead := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		now++
+		most = max(most, now)
+		mu.Unlock()
+		<-hung
+		mu.Lock()
+		now--
+		mu.Unlock()
+	}))
+	defer dead.Close()
+	defer close(hung)
+	well := newReceiver(t, "k")
+	var batch store.Batch
+	add := func(job int64, url string) {
+		batch.NoticeStreams = append(batch.NoticeStreams, store.NoticeStream{JobID: job, TaskID: -1, URL: url, Host: strings.TrimPrefix(url, "http://")})
+		batch.ManagedJobs = append(batch.ManagedJobs, api.ManagedJob{ID: job, Status: api.ManagedPending, Seq: 1})
+	}
+	for job := int64(1); job <= 500; job++ {
+		add(job, dead.URL)
+	}
+	for job := int64(501); job <= 520; job++ {
+		add(job, well.URL)
+	}
+	if err := st.Write(ctx, batch); err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	n := newNotifier(st, keys, &activities.Activities{Store: st, Secrets: keys, Log: log}, webhook.Hosts{}, "k", "embedded", log)
+	run, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	begun := time.Now()
+	go func() { defer close(done); n.run(run) }()
+	eventually(t, "all of the others", func() bool { return strings.Count(well.story(), "pending") == 20 })
+	t.Logf("20 notifications past a dead receiver of 500 took %s", time.Since(begun).Round(time.Millisecond))
+	cancel()
+	<-done
+	mu.Lock()
+	defer mu.Unlock()
+	if most > postsPerHost {
+		t.Errorf("%d posts at once to one host", most)
+	}
+}

@@ -121,6 +121,11 @@ func (b *backend) createSchedule(ctx context.Context, body api.JobsLaunchBody, s
 	if err != nil && !errors.Is(err, temporal.ErrScheduleAlreadyRunning) && !errors.As(err, &exists) {
 		return api.Ref{}, &api.Error{Kind: api.ErrUnavailable, Message: "the workflow engine did not take the schedule: " + err.Error(), Hint: "send it again: the request id makes that safe"}
 	}
+	// The engine's schedule counts from the moment at which it first runs, which is before it can answer: from then on no
+	// firing is lost to a server that dies.
+	if _, err := b.client.ScheduleClient().GetHandle(ctx, activities.ScheduleID(row.ID)).Describe(ctx); err != nil {
+		return api.Ref{}, &api.Error{Kind: api.ErrUnavailable, Message: "the workflow engine took the schedule and does not answer yet: " + err.Error(), Hint: "send it again: the request id makes that safe"}
+	}
 	row.Next, row.Last = next, []api.ScheduleFiring{}
 	res := activities.EncodeResult(api.JobsLaunchResult{RequestID: body.RequestID, JobIDs: []int64{}, Schedule: &row})
 	if err := b.store.FinishRequest(ctx, body.RequestID, api.RequestSucceeded, res, nil); err != nil {
