@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -91,6 +92,32 @@ func cutReason(err error) string {
 		return "it can't be reached any more"
 	}
 	return err.Error()
+}
+
+// keepLogsPatiently is keepLogs again and again while a node that can't be reached may come back: its agent is being restarted,
+// say, or its host is cut off. What is not brought before the nodes are deleted is lost.
+func (a *Activities) keepLogsPatiently(ctx context.Context, in EndInput) error {
+	p, err := a.provider(in.Nodes.Provider)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	for {
+		err := a.keepLogs(ctx, in)
+		var answered *agentapi.Error
+		var here *fs.PathError
+		if err == nil || errors.As(err, &answered) || errors.As(err, &here) || in.Nodes.Lost || time.Since(began) > a.giveUpAfter(false) {
+			return err
+		}
+		if later := a.unreached(ctx, p, in.Nodes.Ref, in.Nodes.Nodes, err); later != err {
+			return later
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(300 * time.Millisecond):
+		}
+	}
 }
 
 // keepLogs brings what is missing of the raw logs of every rank, and marks those that can't be read to their end.

@@ -224,7 +224,7 @@ func (a *Activities) EndAttempt(ctx context.Context, in EndInput) (NodesOutput, 
 		cancel()
 	}
 	if in.JobID > 0 {
-		if err := a.keepLogs(ctx, in); err != nil {
+		if err := a.keepLogsPatiently(ctx, in); err != nil {
 			warn = append(warn, "the attempt's log is incomplete: "+err.Error())
 		}
 	}

@@ -298,7 +298,7 @@ func (j *job) submit(ctx workflow.Context, r *taskRun, spec activities.ManagedTa
 		}
 	}
 	if out.Error != nil {
-		return out.Error, out.Error.Kind == api.ErrAutostopping
+		return out.Error, out.Error.Kind == api.ErrAutostopping || out.Error.Kind == api.ErrClusterNotUp // the infra's doing
 	}
 	r.JobID, r.ended, r.look, r.lost = out.Job.ID, nil, false, ""
 	if out.Job.Status.Terminal() {

@@ -363,7 +363,7 @@ func (f *fleet) ledgers() {
 func (f *fleet) logs() {
 	whole, read := 0, 0
 	for _, x := range f.jobs {
-		got := map[int]*bytes.Buffer{}
+		got, cut := map[int]*bytes.Buffer{}, map[int]string{}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		_, err := f.s.Client.ManagedLogs(ctx, x.id, api.ManagedLogFilter{}, func(c api.LogChunk) error {
 			if c.Lost > 0 {
@@ -373,6 +373,9 @@ func (f *fleet) logs() {
 				got[c.Attempt] = &bytes.Buffer{}
 			}
 			got[c.Attempt].Write(c.Data)
+			if c.Cut != "" {
+				cut[c.Attempt] = c.Cut
+			}
 			return nil
 		})
 		cancel()
@@ -388,6 +391,10 @@ func (f *fleet) logs() {
 			}
 			k, ok := counted(own.String(), fmt.Sprintf("line %d %d ", x.id, n))
 			last := n == x.end.Attempt && x.end.Status == api.ManagedSucceeded
+			if last && cut[n] != "" { // its host went away between its end and the reading, and the log says so
+				f.s.t.Logf("the log of attempt %d of job %d is cut after line %d: %s", n, x.id, k, cut[n])
+				last = false
+			}
 			if last {
 				whole++
 			}
