@@ -134,6 +134,9 @@ func (j *job) laneSubmit(r *taskRun, spec activities.ManagedTaskSpec) activities
 // troubleLook is how soon a cluster is asked again that did not answer.
 const troubleLook = 15 * time.Second
 
+// laneLook is how often a cluster with batches is looked at although nothing was heard.
+const laneLook = 30 * time.Minute
+
 // feed gives the lane's cluster batches until there is nothing left for it, or it is lost.
 func (j *job) feed(ctx workflow.Context, r *taskRun, spec activities.ManagedTaskSpec) {
 	l := r.Lane
@@ -149,7 +152,7 @@ func (j *job) feed(ctx workflow.Context, r *taskRun, spec activities.ManagedTask
 			j.idleLane(r)
 			return
 		}
-		wait := safetyLook
+		wait := laneLook
 		if !answers {
 			wait = troubleLook
 		}
@@ -187,7 +190,7 @@ func (j *job) turn(ctx workflow.Context, r *taskRun, spec activities.ManagedTask
 			b.Elements, a.Todo = a.Todo.Take(a.size())
 			l.Inflight = append(l.Inflight, b)
 		}
-		if lost, answers := j.handOut(r, spec, *l.first(isUnsure)); lost != "" || !answers {
+		if lost, answers := j.handOut(ctx, r, spec, *l.first(isUnsure)); lost != "" || !answers {
 			return lost, answers
 		}
 	}
@@ -202,11 +205,14 @@ func (j *job) hungry(r *taskRun) bool {
 }
 
 // handOut gives the lane's cluster a batch. Nothing is given twice: the cluster takes a batch's number once.
-func (j *job) handOut(r *taskRun, spec activities.ManagedTaskSpec, b inflight) (lost string, answers bool) {
+func (j *job) handOut(ctx workflow.Context, r *taskRun, spec activities.ManagedTaskSpec, b inflight) (lost string, answers bool) {
 	a := j.state.Array
 	in := activities.HandInput{Job: j.in.ID, Batch: b.Batch, Count: spec.Array.Count, Elements: b.Elements, Submit: j.laneSubmit(r, spec)}
 	var out activities.HandOutput
-	if err := workflow.ExecuteLocalActivity(brief(r.m.root, "hand out elements"), acts.HandOut, in).Get(r.m.root, &out); err != nil {
+	// Not a local activity: which elements a number stands for must be in the history before a cluster is told, since a workflow task that
+	// is lost and carried out anew may divide them otherwise.
+	actx := remote(ctx, activities.QueueMain, "hand out elements", 10*time.Second, 30*time.Second)
+	if err := workflow.ExecuteActivity(actx, acts.HandOut, in).Get(actx, &out); err != nil {
 		return "", false
 	}
 	if e := out.Error; e != nil {
