@@ -17,6 +17,7 @@ func TestLostHost(t *testing.T) {
 	if testing.Short() {
 		t.Skip("waits until a host is lost")
 	}
+	t.Parallel()
 	l := hostsOf(t, 8, nil)
 	s := open(t, l, "lost", poolsOf(l, l.Hosts(), false), 46004)
 	f := &fleet{s: s, w: newWorld(t, s, paceOf(false), nil)}
@@ -69,6 +70,7 @@ func TestFilesForRestartedHost(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts a lab and a server")
 	}
+	t.Parallel()
 	l := hostsOf(t, 8, nil)
 	s := open(t, l, "files", poolsOf(l, l.Hosts(), false), 46005)
 	s.Do("launch", "f", rig.Job{Sleep: "600"}, rig.Succeeds)

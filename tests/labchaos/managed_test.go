@@ -36,6 +36,7 @@ func TestManagedJobs(t *testing.T) {
 	if testing.Short() {
 		t.Skip("minutes of faults")
 	}
+	t.Parallel()
 	count, _ := number("SKYLOOM_LAB_JOBS", 20)
 	kills, thorough := number("SKYLOOM_LAB_KILLS", 10)
 	rng := seeded(t)
