@@ -73,6 +73,9 @@ func (n *fakeNode) picture(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	tree, err := filesync.Scan(r.Context(), n.dir, filesync.ScanOptions{NoIgnore: true})
+	if r.Context().Err() != nil {
+		return // whoever asked has given up
+	}
 	if err != nil {
 		n.t.Error(err)
 		return

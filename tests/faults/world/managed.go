@@ -75,6 +75,7 @@ func (m *Managed) look(ctx context.Context) {
 func (m *Managed) Close() {
 	m.stop()
 	<-m.done
+	m.look(m.W.ctx) // what came last
 }
 
 // Until waits until the rows of the job's tasks are as ok says.
