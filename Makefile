@@ -45,7 +45,7 @@ install: build ## copies the programs to $(PREFIX)/bin
 quickstart: build ## builds, starts the server, runs a first task
 	@./examples/quickstart.sh $(BIN)/sky
 
-test: build vet ## all tests of two quiet minutes; what needs root or a browser skips and says so
+test: build vet ## all tests, about ten minutes on two cores; what needs root or a browser skips and says so
 	$(GO) test ./... -timeout 15m -p 2
 
 test-short: ## unit tests only
