@@ -124,8 +124,8 @@ func (a *Agent) announce(ctx context.Context, s agentapi.CheckpointSpec, p *part
 		if !ok {
 			return invalid("this node knows no signal %q", s.Signal)
 		}
-		if pids, ok := h.Pids(); ok && !p.Run.Ended {
-			procs := func() []proctree.Proc { return append(proctree.Descendants(pids.Child.PID), pids.Child) }
+		if pids, ok := h.Pids(); ok && !p.Run.Ended && pids.Child.Alive() {
+			procs := func() []proctree.Proc { return append(proctree.Descendants(pids.Child), pids.Child) }
 			before, within := checkpoint.Before(dir, procs()), min(signalTime, limit/2)
 			if out.Signalled = checkpoint.Send(procs(), sig); out.Signalled > 0 {
 				if missing := before.Await(ctx, procs, within); missing != checkpoint.SavedAll {

@@ -49,9 +49,13 @@ func (p Proc) Signal(sig syscall.Signal) {
 	}
 }
 
-// Descendants lists the living processes below pid, without itself.
-func Descendants(pid int) []Proc {
-	return below(Table(), pid)
+// Descendants lists the living processes below a living one, without itself: none below one that has ended, or that was never
+// there. (Below number 0 there is everything that runs on the machine.)
+func Descendants(p Proc) []Proc {
+	if !p.Alive() {
+		return nil
+	}
+	return below(Table(), p.PID)
 }
 
 func below(table []Entry, root int) []Proc {

@@ -102,7 +102,7 @@ func (r *record) end(ctx context.Context, grace time.Duration) error {
 		}
 		if init != nil && init.Alive() {
 			add(*init)
-			tree = append(tree, proctree.Descendants(init.PID)...)
+			tree = append(tree, proctree.Descendants(*init)...)
 		}
 		add(tree...)
 		if r.Boot == claims.BootID() {

@@ -226,7 +226,7 @@ func (h Handle) Kill(ctx context.Context, marker, cgroup string, grace time.Dura
 		}
 		if p.Shim.Alive() {
 			// It hangs: take its tree first, lest orphans escape from below it, then itself.
-			tree := func() []proctree.Proc { return proctree.Descendants(p.Shim.PID) }
+			tree := func() []proctree.Proc { return proctree.Descendants(p.Shim) }
 			if err := proctree.End(ctx, tree, 0); err != nil {
 				return err
 			}

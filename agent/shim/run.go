@@ -237,7 +237,7 @@ func (r *runner) endTree(grace time.Duration) {
 		time.AfterFunc(grace, func() { proctree.KillCgroup(r.cgroup) })
 	}
 	proctree.End(ctx, proctree.Union(
-		func() []proctree.Proc { return proctree.Descendants(os.Getpid()) },
+		func() []proctree.Proc { return proctree.Descendants(proctree.Self()) },
 		func() []proctree.Proc { return proctree.InCgroup(r.cgroup) },
 		func() []proctree.Proc { return proctree.WithEnv(MarkerEnv + "=" + r.spec.Marker) },
 	), grace)

@@ -295,7 +295,7 @@ func (d *initd) endAll() {
 		for range d.deaths { // the reaper goes on, nobody cares for whom
 		}
 	}()
-	me := os.Getpid()
+	me, self := os.Getpid(), proctree.Self()
 	find := func() []proctree.Proc {
 		var out []proctree.Proc
 		if me == 1 {
@@ -307,7 +307,7 @@ func (d *initd) endAll() {
 			return out
 		}
 		for _, p := range proctree.Union(
-			func() []proctree.Proc { return proctree.Descendants(me) },
+			func() []proctree.Proc { return proctree.Descendants(self) },
 			func() []proctree.Proc { return proctree.WithEnv(EnvNode + "=" + d.NodeMark) },
 			func() []proctree.Proc { return inCgroups(d.CgroupRoot) },
 		)() {

@@ -139,7 +139,7 @@ func (p *Provider) end(ctx context.Context, r *record, grace time.Duration) erro
 		}
 		if root != nil && root.Alive() {
 			add(*root)
-			tree = append(tree, proctree.Descendants(root.PID)...)
+			tree = append(tree, proctree.Descendants(*root)...)
 		}
 		add(tree...)
 		for _, dir := range cgroupsBelow(r.Cgroup) {
