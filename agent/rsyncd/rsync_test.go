@@ -85,11 +85,6 @@ func (r *real) try(args ...string) (string, int) {
 func (r *real) must(args ...string) string {
 	r.t.Helper()
 	out, code := r.try(args...)
-	if code == 19 {
-		// Seen once on a busy machine, with rsync 3.5.0: the client says that it was sent SIGUSR1, which none of ours sends.
-		r.t.Logf("rsync %v: exit code %d, once more\n%s", args, code, out)
-		out, code = r.try(args...)
-	}
 	if code != 0 {
 		r.t.Fatalf("rsync %v: exit code %d\n%s", args, code, out)
 	}
