@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/skyloom/skyloom/agent/agentapi"
@@ -116,6 +117,23 @@ type CreateRequest struct {
 	// Agent is how the provider finds the agent's program for an architecture ("amd64", "arm64", or "" for this machine).
 	Agent AgentSource `json:"-"`
 	User  string      `json:"user,omitempty"`
+}
+
+// AllRanks are the ranks of a whole cluster.
+func (r CreateRequest) AllRanks() []int {
+	ranks := make([]int, max(r.NumNodes, 0))
+	for i := range ranks {
+		ranks[i] = i
+	}
+	return ranks
+}
+
+// CheckRanks refuses what no cluster of the request's size has (Invalid).
+func (r CreateRequest) CheckRanks(ranks []int) error {
+	if len(ranks) == 0 || slices.Min(ranks) < 0 || slices.Max(ranks) >= r.NumNodes {
+		return Errorf(Invalid, ScopeCloud, "cluster %s of %d nodes has no ranks %v", r.Cluster.NameOnCloud(), r.NumNodes, ranks)
+	}
+	return nil
 }
 
 // AgentSource gives the agent's program.

@@ -29,17 +29,13 @@ var (
 // Create brings up all nodes of a cluster, or none. They are written down before they start, so a retry by the same
 // token starts what is missing and adopts the rest.
 func (p *Provider) Create(ctx context.Context, req providers.CreateRequest) ([]providers.Node, error) {
-	ranks := make([]int, max(req.NumNodes, 0))
-	for i := range ranks {
-		ranks[i] = i
-	}
-	return p.create(ctx, req, ranks, false)
+	return p.create(ctx, req, req.AllRanks(), false)
 }
 
 // Extend makes nodes of further ranks, all or none.
 func (p *Provider) Extend(ctx context.Context, req providers.CreateRequest, ranks []int) ([]providers.Node, error) {
-	if len(ranks) == 0 || slices.Min(ranks) < 0 || slices.Max(ranks) >= req.NumNodes {
-		return nil, providers.Errorf(providers.Invalid, providers.ScopeCloud, "local: a cluster of %d nodes has no ranks %v", req.NumNodes, ranks)
+	if err := req.CheckRanks(ranks); err != nil {
+		return nil, err
 	}
 	return p.create(ctx, req, ranks, true)
 }

@@ -13,17 +13,13 @@ import (
 // Create makes all nodes of a cluster in one zone, or none; after a scripted partial failure some may stay. It is
 // idempotent by the token, which is never free again: a token whose nodes were deleted is a Conflict.
 func (c *Cloud) Create(ctx context.Context, req providers.CreateRequest) ([]providers.Node, error) {
-	ranks := make([]int, max(req.NumNodes, 0))
-	for i := range ranks {
-		ranks[i] = i
-	}
-	return c.create(ctx, req, ranks, false)
+	return c.create(ctx, req, req.AllRanks(), false)
 }
 
 // Extend makes nodes of further ranks in the cluster's zone, all or none.
 func (c *Cloud) Extend(ctx context.Context, req providers.CreateRequest, ranks []int) ([]providers.Node, error) {
-	if len(ranks) == 0 || slices.Min(ranks) < 0 || slices.Max(ranks) >= req.NumNodes {
-		return nil, providers.Errorf(providers.Invalid, providers.ScopeCloud, "a cluster of %d nodes has no ranks %v", req.NumNodes, ranks)
+	if err := req.CheckRanks(ranks); err != nil {
+		return nil, err
 	}
 	return c.create(ctx, req, ranks, true)
 }

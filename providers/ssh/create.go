@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -27,17 +26,13 @@ const hedge = 700 * time.Millisecond
 // Create brings up all nodes of a cluster, each on a host of its own, or none. A retry by the same token goes to the hosts
 // that the first try noted down.
 func (p *Provider) Create(ctx context.Context, req providers.CreateRequest) ([]providers.Node, error) {
-	ranks := make([]int, max(req.NumNodes, 0))
-	for i := range ranks {
-		ranks[i] = i
-	}
-	return p.create(ctx, req, ranks, false)
+	return p.create(ctx, req, req.AllRanks(), false)
 }
 
 // Extend makes nodes of further ranks on hosts that have none of the cluster, all or none.
 func (p *Provider) Extend(ctx context.Context, req providers.CreateRequest, ranks []int) ([]providers.Node, error) {
-	if len(ranks) == 0 || slices.Min(ranks) < 0 || slices.Max(ranks) >= req.NumNodes {
-		return nil, providers.Errorf(providers.Invalid, providers.ScopeCloud, "ssh: a cluster of %d nodes has no ranks %v", req.NumNodes, ranks)
+	if err := req.CheckRanks(ranks); err != nil {
+		return nil, err
 	}
 	return p.create(ctx, req, ranks, true)
 }
