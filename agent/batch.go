@@ -233,7 +233,7 @@ func (a *Agent) ForgetBatches(ctx context.Context, upTo int64) error {
 			}
 			peer := remoteNode{a.peers.client(a, p.Addr), secret}
 			if _, err := peer.call(ctx, "forget", peerTimeout, call); err != nil {
-				return fmt.Errorf("%s: %w", nodeName(p.Rank), err)
+				return fmt.Errorf("%s: %w", api.NodeName(p.Rank), err)
 			}
 		}
 		a.forgetParts(*call.Forget)

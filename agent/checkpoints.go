@@ -16,6 +16,7 @@ import (
 	"github.com/skyloom/skyloom/agent/agentapi"
 	"github.com/skyloom/skyloom/agent/checkpoint"
 	"github.com/skyloom/skyloom/agent/proctree"
+	"github.com/skyloom/skyloom/api"
 	"github.com/skyloom/skyloom/internal/filesync"
 )
 
@@ -75,7 +76,7 @@ func (a *Agent) Checkpoint(ctx context.Context, s agentapi.CheckpointSpec) (agen
 	tree, err := checkpoint.Take(ctx, t.Dst, a.path("hashes"))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return out, notFound("there is no folder %s on %s yet", t.Dst, nodeName(a.cfg.Rank))
+		return out, notFound("there is no folder %s on %s yet", t.Dst, api.NodeName(a.cfg.Rank))
 	case errors.Is(err, checkpoint.ErrBusy):
 		return out, conflict("%v", err)
 	case err != nil:
@@ -108,9 +109,9 @@ func (a *Agent) checkpointed(s agentapi.CheckpointSpec) (*partRecord, error) {
 	p := a.parts[s.JobID]
 	switch {
 	case p == nil || p.Epoch > s.Epoch:
-		return nil, notFound("job %d does not run on %s", s.JobID, nodeName(a.cfg.Rank))
+		return nil, notFound("job %d does not run on %s", s.JobID, api.NodeName(a.cfg.Rank))
 	case !s.Ended && (p.over() || p.Killed):
-		return nil, conflict("job %d has ended on %s", s.JobID, nodeName(a.cfg.Rank))
+		return nil, conflict("job %d has ended on %s", s.JobID, api.NodeName(a.cfg.Rank))
 	}
 	rec := p.partRecord
 	return &rec, nil
@@ -137,7 +138,7 @@ func (a *Agent) announce(ctx context.Context, s agentapi.CheckpointSpec, p *part
 	if s.Command != "" {
 		spec, err := h.Spec()
 		if err != nil {
-			return notFound("job %d has no command on %s", s.JobID, nodeName(a.cfg.Rank))
+			return notFound("job %d has no command on %s", s.JobID, api.NodeName(a.cfg.Rank))
 		}
 		cctx, cancel := context.WithTimeout(ctx, limit*3/4) // the rest is for reading the folder
 		defer cancel()

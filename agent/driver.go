@@ -30,7 +30,9 @@ type errLost struct {
 	reason string
 }
 
-func (e errLost) Error() string { return fmt.Sprintf("%s was lost: %s", nodeName(e.node), e.reason) }
+func (e errLost) Error() string {
+	return fmt.Sprintf("%s was lost: %s", api.NodeName(e.node), e.reason)
+}
 
 // suspectAfter is how long a node may be silent before the job's row says so.
 const suspectAfter = 3 * time.Second
@@ -191,7 +193,7 @@ func (d *driver) request(n int, secrets map[string]string) (partRequest, bool) {
 	}
 	c := a.cluster.Spec
 	r := partRequest{
-		JobID: j.Row.ID, Nonce: j.Nonce, Key: j.Row.Key, Epoch: a.epoch(), Name: j.Row.Name, NodeName: nodeName(n), Rank: -1,
+		JobID: j.Row.ID, Nonce: j.Nonce, Key: j.Row.Key, Epoch: a.epoch(), Name: j.Row.Name, NodeName: api.NodeName(n), Rank: -1,
 		Nodes: j.Row.NumNodes, LogDir: j.LogDir, Workdir: j.spec.Workdir,
 	}
 	if j.Setup {
@@ -426,7 +428,7 @@ func (d *driver) retry(ctx context.Context, n int, f func(context.Context, node)
 			if why == "" {
 				why = fmt.Sprintf("does not answer since %s (%v)", d.a.now().Add(-time.Since(since)).Format("15:04:05"), shorten(err))
 			}
-			d.setTrouble(n, nodeName(n)+" "+why)
+			d.setTrouble(n, api.NodeName(n)+" "+why)
 		}
 		t := time.NewTimer(pause)
 		select {

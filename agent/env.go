@@ -13,25 +13,18 @@ import (
 	"github.com/skyloom/skyloom/agent/agentapi"
 	"github.com/skyloom/skyloom/agent/shim"
 	"github.com/skyloom/skyloom/agent/supervisor"
+	"github.com/skyloom/skyloom/api"
 )
 
 // maxEnv is the longest "NAME=value" the kernel takes (MAX_ARG_STRLEN), its closing zero excluded.
 const maxEnv = 128<<10 - 1
-
-// nodeName is how people know a node of the cluster.
-func nodeName(rank int) string {
-	if rank == 0 {
-		return "head"
-	}
-	return "worker" + strconv.Itoa(rank)
-}
 
 // runLogName is the name of a rank's log file.
 func runLogName(rank, node, clusterNodes int) string {
 	if clusterNodes == 1 {
 		return "run.log"
 	}
-	return fmt.Sprintf("%d-%s.log", rank, nodeName(node))
+	return fmt.Sprintf("%d-%s.log", rank, api.NodeName(node))
 }
 
 // checkEnv refuses what cannot be an environment variable.

@@ -71,7 +71,7 @@ type logStream struct {
 // A worker that is asked to follow a job it does not know waits: the head may place it here yet.
 func (a *Agent) streamLogs(ctx context.Context, w io.Writer, flush func(), id int64, q agentapi.LogQuery) error {
 	s := &logStream{a: a, id: id, q: q, w: w, flush: flush, buf: make([]byte, logChunk)}
-	head := api.LogFrame{JobID: id, Rank: a.cfg.Rank, Node: nodeName(a.cfg.Rank)}
+	head := api.LogFrame{JobID: id, Rank: a.cfg.Rank, Node: api.NodeName(a.cfg.Rank)}
 	v, known := a.viewLog(id)
 	await := func(met func() bool) bool {
 		flush()

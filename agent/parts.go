@@ -365,7 +365,7 @@ func (a *Agent) killPart(ctx context.Context, ref partRef, grace time.Duration) 
 	a.mu.Lock()
 	p := a.parts[ref.JobID]
 	if p == nil || (p.Nonce != ref.Nonce && p.over()) {
-		p = &part{partRecord: partRecord{JobID: ref.JobID, Nonce: ref.Nonce, Epoch: ref.Epoch, Rank: -1, Killed: true, Gone: true, NodeName: nodeName(a.cfg.Rank)}}
+		p = &part{partRecord: partRecord{JobID: ref.JobID, Nonce: ref.Nonce, Epoch: ref.Epoch, Rank: -1, Killed: true, Gone: true, NodeName: api.NodeName(a.cfg.Rank)}}
 		a.parts[ref.JobID] = p
 	} else if p.Nonce != ref.Nonce {
 		defer a.mu.Unlock()

@@ -64,12 +64,12 @@ func verdict(phase string, nodes []int, res []result, cause error) outcome {
 		return outcome{status: api.JobFailedDriver, reason: lost.Error(), codes: o.codes}
 	case bad < 0:
 		if i := slices.IndexFunc(res, func(r result) bool { return r.ordered }); i >= 0 {
-			return outcome{status: api.JobFailedDriver, reason: nodeName(nodes[i]) + " had been told to end the job's processes, as when it is stopped", codes: o.codes}
+			return outcome{status: api.JobFailedDriver, reason: api.NodeName(nodes[i]) + " had been told to end the job's processes, as when it is stopped", codes: o.codes}
 		}
 		return outcome{status: api.JobFailedDriver, reason: "the job's processes ended without a reason that is known", codes: o.codes}
 	}
 	r := res[bad]
-	where := nodeName(nodes[bad])
+	where := api.NodeName(nodes[bad])
 	if phase == phaseRun && len(nodes) > 1 {
 		where = fmt.Sprintf("rank %d (%s)", bad, where)
 	}

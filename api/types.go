@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"strconv"
 	"time"
 )
 
@@ -630,6 +631,14 @@ type LogFrame struct {
 	Attempt  int    `json:"attempt,omitempty"`
 	// Cut says that no more of a lost node's log could be kept, and why. Such a frame has no bytes.
 	Cut string `json:"cut,omitempty" doc:"no more of this rank's log could be kept, and why"`
+}
+
+// NodeName is what people call a node by its rank in the cluster: head, worker1, …
+func NodeName(rank int) string {
+	if rank == 0 {
+		return "head"
+	}
+	return "worker" + strconv.Itoa(rank)
 }
 
 // RankInJob is the rank within the job.

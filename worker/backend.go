@@ -301,11 +301,7 @@ func (b *backend) NodeClients(ctx context.Context, name string) ([]httpapi.NodeC
 		if err != nil {
 			return nil, err
 		}
-		label := "head"
-		if n.Rank > 0 {
-			label = fmt.Sprintf("worker%d", n.Rank)
-		}
-		out = append(out, httpapi.NodeClient{Rank: n.Rank, Node: label, Client: c})
+		out = append(out, httpapi.NodeClient{Rank: n.Rank, Node: api.NodeName(n.Rank), Client: c})
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Rank < out[j].Rank })
 	return out, nil

@@ -52,15 +52,8 @@ func (b *backend) findSSH(ctx context.Context, name string) (sshCluster, error) 
 	return c, err
 }
 
-func nodeLabel(rank int) string {
-	if rank == 0 {
-		return "head"
-	}
-	return fmt.Sprintf("worker%d", rank)
-}
-
 func hostOf(n providers.Node) api.SSHHost {
-	h := api.SSHHost{Rank: n.Rank, Node: nodeLabel(n.Rank), IP: n.ExternalIP}
+	h := api.SSHHost{Rank: n.Rank, Node: api.NodeName(n.Rank), IP: n.ExternalIP}
 	if h.IP == "" {
 		h.IP = n.InternalIP
 	}
@@ -104,14 +97,14 @@ func sshTrouble(c sshCluster, n providers.Node, err error) error {
 	var e *agentapi.Error
 	switch {
 	case agentapi.IsKind(err, agentapi.KindNotFound):
-		return &api.Error{Kind: api.ErrNotSupported, Message: fmt.Sprintf("the agent of %s of cluster %s has no SSH server: it is older than this server", nodeLabel(n.Rank), c.name),
+		return &api.Error{Kind: api.ErrNotSupported, Message: fmt.Sprintf("the agent of %s of cluster %s has no SSH server: it is older than this server", api.NodeName(n.Rank), c.name),
 			Hint: "Renew it: sky start -f " + c.name}
 	case agentapi.IsKind(err, agentapi.KindInvalid):
 		return &api.Error{Kind: api.ErrInvalid, Message: err.Error()}
 	case errors.As(err, &e):
-		return &api.Error{Kind: api.ErrUnavailable, Message: fmt.Sprintf("the agent of %s of cluster %s answered: %s", nodeLabel(n.Rank), c.name, e.Detail), Hint: "See: sky events " + c.name}
+		return &api.Error{Kind: api.ErrUnavailable, Message: fmt.Sprintf("the agent of %s of cluster %s answered: %s", api.NodeName(n.Rank), c.name, e.Detail), Hint: "See: sky events " + c.name}
 	}
-	return &api.Error{Kind: api.ErrUnavailable, Message: fmt.Sprintf("the agent of %s of cluster %s can't be reached: %v", nodeLabel(n.Rank), c.name, err),
+	return &api.Error{Kind: api.ErrUnavailable, Message: fmt.Sprintf("the agent of %s of cluster %s can't be reached: %v", api.NodeName(n.Rank), c.name, err),
 		Hint: "See how it is: sky status -r " + c.name}
 }
 

@@ -292,10 +292,7 @@ func downloadLog(ctx context.Context, s *session.Session, c *api.Client, cluster
 func logFileName(f api.LogFrame, nodes int) string {
 	node := filepath.Base(f.Node)
 	if f.Node == "" {
-		node = "head"
-		if f.Rank > 0 {
-			node = fmt.Sprintf("worker%d", f.Rank)
-		}
+		node = api.NodeName(f.Rank)
 	}
 	switch {
 	case nodes <= 1 && f.Phase == "setup":

@@ -138,10 +138,7 @@ func (p *Printer) prefix(f api.LogFrame) string {
 	if p.nodes > 1 {
 		node := f.Node
 		if node == "" {
-			node = "head"
-			if f.Rank > 0 {
-				node = fmt.Sprintf("worker%d", f.Rank)
-			}
+			node = api.NodeName(f.Rank)
 		}
 		if p.tasks[f.Task] != "" {
 			node = who + " " + node

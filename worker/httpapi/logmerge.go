@@ -3,7 +3,6 @@ package httpapi
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"sync"
 	"time"
@@ -81,10 +80,7 @@ func (m *logMerge) merge(ctx context.Context, nodes []NodeClient, cursor map[int
 			cursor[n.Rank] = r.at
 		}
 		if r.node == "" {
-			r.node = "head"
-			if r.rank > 0 {
-				r.node = fmt.Sprintf("worker%d", r.rank)
-			}
+			r.node = api.NodeName(r.rank)
 		}
 		head := i == 0
 		one := func() {

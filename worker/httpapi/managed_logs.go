@@ -415,7 +415,7 @@ func (t *taskLog) kept(ctx context.Context) error {
 		if err := t.announce(nodes); err != nil {
 			return err
 		}
-		if err := t.out.frame(api.LogFrame{Rank: l.Rank, Node: nodeOf(l.Rank), Task: t.task, Attempt: t.attempt, Cut: l.Cut}, nil); err != nil {
+		if err := t.out.frame(api.LogFrame{Rank: l.Rank, Node: api.NodeName(l.Rank), Task: t.task, Attempt: t.attempt, Cut: l.Cut}, nil); err != nil {
 			return err
 		}
 		if t.cuts == nil {
@@ -424,13 +424,6 @@ func (t *taskLog) kept(ctx context.Context) error {
 		t.cuts[l.Rank] = true
 	}
 	return nil
-}
-
-func nodeOf(rank int) string {
-	if rank == 0 {
-		return "head"
-	}
-	return fmt.Sprintf("worker%d", rank)
 }
 
 // began says that bytes of the attempt were sent.
@@ -459,7 +452,7 @@ func (t *taskLog) keptFile(ctx context.Context, l StoredLog, at offsets, from in
 	} else if _, err := f.Seek(from, io.SeekStart); err != nil {
 		return err
 	}
-	node := nodeOf(l.Rank)
+	node := api.NodeName(l.Rank)
 	buf := make([]byte, 64<<10)
 	for ctx.Err() == nil {
 		n, err := f.Read(buf)

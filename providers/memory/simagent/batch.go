@@ -178,6 +178,6 @@ func rangeLogs(w http.ResponseWriter, r *http.Request) {
 		}
 		v.name(enc)
 		v.send(enc, w, map[string]int64{})
-		enc.Encode(api.LogFrame{Rank: v.rank, Node: nodeName(v.rank), End: true, Status: v.job.Status, Reason: v.job.Reason})
+		enc.Encode(api.LogFrame{Rank: v.rank, Node: api.NodeName(v.rank), End: true, Status: v.job.Status, Reason: v.job.Reason})
 	}
 }

@@ -3,7 +3,6 @@ package simagent
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"strconv"
@@ -239,7 +238,7 @@ func logs(w http.ResponseWriter, r *http.Request) {
 		refuse(w, err)
 		return
 	}
-	rank, node := v.rank, nodeName(v.rank)
+	rank, node := v.rank, api.NodeName(v.rank)
 	w.Header().Set("Content-Type", api.LogMediaType)
 	flush := http.NewResponseController(w)
 	enc := json.NewEncoder(w)
@@ -275,16 +274,9 @@ func logs(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func nodeName(rank int) string {
-	if rank == 0 {
-		return "head"
-	}
-	return fmt.Sprintf("worker%d", rank)
-}
-
 // name says whose log follows.
 func (v logView) name(enc *json.Encoder) {
-	enc.Encode(api.LogFrame{Rank: v.rank, Node: nodeName(v.rank), JobID: v.job.ID, JobName: v.job.Name, Nodes: v.job.NumNodes})
+	enc.Encode(api.LogFrame{Rank: v.rank, Node: api.NodeName(v.rank), JobID: v.job.ID, JobName: v.job.Name, Nodes: v.job.NumNodes})
 }
 
 // send writes what there is beyond what was sent before.
@@ -292,7 +284,7 @@ func (v logView) send(enc *json.Encoder, w io.Writer, sent map[string]int64) {
 	for _, p := range []struct{ phase, text string }{{"setup", v.setup}, {"run", v.run}} {
 		if off := sent[p.phase]; off < int64(len(p.text)) {
 			b := p.text[off:]
-			enc.Encode(api.LogFrame{Rank: v.rank, Node: nodeName(v.rank), Phase: p.phase, PID: int(v.job.ID), Offset: off, Len: len(b)})
+			enc.Encode(api.LogFrame{Rank: v.rank, Node: api.NodeName(v.rank), Phase: p.phase, PID: int(v.job.ID), Offset: off, Len: len(b)})
 			io.WriteString(w, b)
 			sent[p.phase] = int64(len(p.text))
 		}
