@@ -1,6 +1,7 @@
 package activities
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"github.com/skyloom/skyloom/agent/agentapi"
 	"github.com/skyloom/skyloom/api"
 	"github.com/skyloom/skyloom/internal/arrays"
+	"github.com/skyloom/skyloom/internal/cluster"
 	"github.com/skyloom/skyloom/internal/failpoint"
 	"github.com/skyloom/skyloom/internal/recovery"
 	"github.com/skyloom/skyloom/internal/store"
@@ -196,7 +198,7 @@ func (a *Activities) Settle(ctx context.Context, in SettleInput) (SettleOutput, 
 		if err != nil {
 			return SettleOutput{}, err
 		}
-		if seen.Verdict != "up" {
+		if seen.Verdict != cluster.VerdictUp {
 			lost = "the cluster is not whole: " + seen.Reason
 		}
 	}
@@ -340,8 +342,8 @@ func (a *Activities) LookAtLane(ctx context.Context, in LookInput) (LookOutput, 
 	if err != nil {
 		return LookOutput{}, err
 	}
-	if seen.Verdict != "up" {
-		return LookOutput{Lost: orText(seen.Reason, "the cluster is not whole")}, nil
+	if seen.Verdict != cluster.VerdictUp {
+		return LookOutput{Lost: cmp.Or(seen.Reason, "the cluster is not whole")}, nil
 	}
 	out := LookOutput{}
 	c, err := a.headClient(ctx, in.Nodes.Provider, in.Nodes.Nodes)
@@ -364,11 +366,4 @@ func (a *Activities) LookAtLane(ctx context.Context, in LookInput) (LookOutput, 
 		return LookOutput{Lost: in.Lost}, nil
 	}
 	return out, nil
-}
-
-func orText(s, other string) string {
-	if s == "" {
-		return other
-	}
-	return s
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/skyloom/skyloom/agent/agentapi"
 	"github.com/skyloom/skyloom/api"
+	"github.com/skyloom/skyloom/internal/cluster"
 	"github.com/skyloom/skyloom/internal/recovery"
 	"github.com/skyloom/skyloom/internal/secret"
 	"github.com/skyloom/skyloom/internal/store"
@@ -163,7 +164,7 @@ func (a *Activities) JobOutcome(ctx context.Context, in JobOutcomeInput) (JobOut
 	if err != nil {
 		return JobOutcomeOutput{}, err
 	}
-	out := JobOutcomeOutput{Nodes: seen.Nodes, Whole: seen.Verdict == "up", Reason: seen.Reason}
+	out := JobOutcomeOutput{Nodes: seen.Nodes, Whole: seen.Verdict == cluster.VerdictUp, Reason: seen.Reason}
 	if c, err := a.headClient(ctx, in.Nodes.Provider, in.Nodes.Nodes); err == nil {
 		actx, cancel := context.WithTimeout(ctx, 3*time.Second)
 		job, err := c.Job(actx, in.JobID)

@@ -92,27 +92,18 @@ func (a *Activities) restart(ctx context.Context, p providers.Provider, f provid
 
 // Idle refuses to take nodes from a cluster whose jobs have not ended.
 func (a *Activities) Idle(ctx context.Context, in NodesInput) (NodesOutput, error) {
-	p, err := a.provider(in.Provider)
+	c, err := a.headClient(ctx, in.Provider, in.Nodes)
 	if err != nil {
 		return NodesOutput{}, err
 	}
-	for _, n := range in.Nodes {
-		if n.Rank != 0 {
-			continue
-		}
-		c, err := NodeClient(ctx, p, n)
-		if err != nil {
-			return NodesOutput{}, err
-		}
-		defer c.Close()
-		info, err := c.Info(ctx)
-		if err != nil {
-			return NodesOutput{}, fmt.Errorf("the head's agent does not answer: %w", err)
-		}
-		if info.ActiveJobs > 0 {
-			return NodesOutput{Error: &api.Error{Kind: api.ErrConflict, Message: fmt.Sprintf("cluster %q has %d job(s) that have not ended: nodes can't be taken from it", in.Ref.Name, info.ActiveJobs),
-				Hint: "wait for them (sky queue " + in.Ref.Name + "), or end them: sky cancel " + in.Ref.Name + " -a"}}, nil
-		}
+	defer c.Close()
+	info, err := c.Info(ctx)
+	if err != nil {
+		return NodesOutput{}, fmt.Errorf("the head's agent does not answer: %w", err)
+	}
+	if info.ActiveJobs > 0 {
+		return NodesOutput{Error: &api.Error{Kind: api.ErrConflict, Message: fmt.Sprintf("cluster %q has %d job(s) that have not ended: nodes can't be taken from it", in.Ref.Name, info.ActiveJobs),
+			Hint: "wait for them (sky queue " + in.Ref.Name + "), or end them: sky cancel " + in.Ref.Name + " -a"}}, nil
 	}
 	return NodesOutput{}, nil
 }

@@ -2,8 +2,6 @@ package agent
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -150,25 +148,13 @@ func (a *Agent) slots(d demand, limit int) int {
 
 // elementJob makes the record of the i-th job of a batch. No event tells of it before it runs. The caller holds a.mu.
 func (a *Agent) elementJob(r *batchRecord, i int, d demand, when time.Time) *jobState {
-	c, spec, e := a.cluster.Spec, r.spec(i), r.Elements[i]
-	var nonce [6]byte
-	rand.Read(nonce[:])
-	j := &jobState{ended: make(chan struct{}), spec: spec}
+	spec, e := r.spec(i), r.Elements[i]
+	j := a.jobOf(*spec, d, when)
+	j.spec, j.Run = spec, true
 	j.Batch, j.Element = r.Number, e.Index
 	j.TaskID = fmt.Sprintf("%s-%d", spec.TaskID, e.Index)
 	j.LogDir = filepath.Join(batchLogs(r.Number), fmt.Sprint(e.Index))
-	j.Nonce, j.Epoch, j.Demand, j.Run = hex.EncodeToString(nonce[:]), spec.Epoch, d, true
-	j.Row = api.Job{
-		ID: r.First + int64(i), Name: spec.Name, User: spec.User, UserHash: spec.UserHash, SubmittedAt: when, Resources: spec.Resources, Status: api.JobPending,
-		LogPath: "~/" + j.LogDir, NumNodes: d.Nodes, Cluster: c.Name, Key: spec.Key, ClusterHash: c.Hash, Metadata: spec.Metadata,
-	}
-	if d.Accelerators > 0 {
-		name := spec.Accelerator
-		if name == "" {
-			name = c.Resources.Accelerator
-		}
-		j.Row.Accelerators = map[string]float64{name: d.Accelerators}
-	}
+	j.Row.ID, j.Row.LogPath = r.First+int64(i), "~/"+j.LogDir
 	return j
 }
 

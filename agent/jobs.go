@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -112,10 +113,8 @@ func (a *Agent) newJob(spec agentapi.JobSpec, d demand) *jobState {
 	id := a.meta.LastJob + 1
 	at := max(a.now().UnixMicro(), a.meta.LastTask+1)
 	when := time.UnixMicro(at).UTC()
-	var nonce [6]byte
-	rand.Read(nonce[:])
 	stamp := strings.Replace(when.Format("2006-01-02-15-04-05.000000"), ".", "-", 1)
-	j := &jobState{ended: make(chan struct{})}
+	j := a.jobOf(spec, d, when)
 	j.TaskID = spec.TaskID
 	if j.TaskID == "" {
 		j.TaskID = fmt.Sprintf("sky-%s_%s_%d", stamp, c.Name, id)
@@ -125,19 +124,24 @@ func (a *Agent) newJob(spec agentapi.JobSpec, d demand) *jobState {
 	if _, err := os.Stat(filepath.Join(a.cfg.Home, j.LogDir)); err == nil {
 		j.LogDir += fmt.Sprintf("-%d", id) // the task ran here before: its logs stay apart
 	}
-	j.Nonce, j.Epoch, j.Demand = hex.EncodeToString(nonce[:]), spec.Epoch, d
 	j.Setup, j.Run = spec.Setup != "", spec.Run != ""
+	j.Row.ID, j.Row.LogPath, j.Row.Seq = id, "~/"+j.LogDir, a.meta.LastEvent+1
+	return j
+}
+
+// jobOf is what the records of all jobs of a spec have in common. The caller holds a.mu.
+func (a *Agent) jobOf(spec agentapi.JobSpec, d demand, when time.Time) *jobState {
+	c := a.cluster.Spec
+	var nonce [6]byte
+	rand.Read(nonce[:])
+	j := &jobState{ended: make(chan struct{})}
+	j.Nonce, j.Epoch, j.Demand = hex.EncodeToString(nonce[:]), spec.Epoch, d
 	j.Row = api.Job{
-		ID: id, Name: spec.Name, User: spec.User, UserHash: spec.UserHash, SubmittedAt: when, Resources: spec.Resources,
-		Status: api.JobPending, LogPath: "~/" + j.LogDir, Metadata: spec.Metadata, NumNodes: d.Nodes, Cluster: c.Name,
-		Key: spec.Key, Seq: a.meta.LastEvent + 1, ClusterHash: c.Hash,
+		Name: spec.Name, User: spec.User, UserHash: spec.UserHash, SubmittedAt: when, Resources: spec.Resources, Status: api.JobPending,
+		Metadata: spec.Metadata, NumNodes: d.Nodes, Cluster: c.Name, Key: spec.Key, ClusterHash: c.Hash,
 	}
 	if d.Accelerators > 0 {
-		name := spec.Accelerator
-		if name == "" {
-			name = c.Resources.Accelerator
-		}
-		j.Row.Accelerators = map[string]float64{name: d.Accelerators}
+		j.Row.Accelerators = map[string]float64{cmp.Or(spec.Accelerator, c.Resources.Accelerator): d.Accelerators}
 	}
 	return j
 }

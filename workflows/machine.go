@@ -193,13 +193,17 @@ func (m *machine) bringUp(ctx workflow.Context, op cluster.Op, in activities.Pla
 	}
 }
 
+// provisionInput is what every activity that brings nodes up or sets them up must know of the cluster.
+func (m *machine) provisionInput(op cluster.Op) activities.ProvisionInput {
+	return activities.ProvisionInput{RequestID: op.Key, Ref: m.st.Ref, NumNodes: m.st.NumNodes, Token: m.st.Token, Epoch: m.st.Epoch, SecretRef: m.st.SecretRef,
+		User: m.st.Row.UserName, Choice: optimizer.Choice{Provider: m.st.Provider, Spec: m.st.Spec}}
+}
+
 // provision asks the infra for the nodes and sets up their agents.
 func (m *machine) provision(op cluster.Op, ev store.Event, t activities.TaskSummary, restart bool) activities.ProvisionOutput {
-	in := activities.ProvisionInput{
-		RequestID: op.Key, Ref: m.st.Ref, NumNodes: m.st.NumNodes, Token: m.st.Token, Epoch: m.st.Epoch, SecretRef: m.st.SecretRef, User: m.st.Row.UserName,
-		Choice: optimizer.Choice{Provider: m.st.Provider, Spec: m.st.Spec}, Restart: restart, Beside: restart && m.st.Row.Status != api.ClusterStopped,
-		Row: m.row(), Events: []store.Event{ev}, EventKey: m.key("provision"), Autostop: m.autostopFor(t),
-	}
+	in := m.provisionInput(op)
+	in.Restart, in.Beside = restart, restart && m.st.Row.Status != api.ClusterStopped
+	in.Row, in.Events, in.EventKey, in.Autostop = m.row(), []store.Event{ev}, m.key("provision"), m.autostopFor(t)
 	m.describe()
 	var out activities.ProvisionOutput
 	summary := fmt.Sprintf("bring up %d node(s) on %s", m.st.NumNodes, m.st.Provider)
@@ -227,6 +231,11 @@ func (m *machine) autostopFor(t activities.TaskSummary) *agentapi.Autostop {
 		}
 	}
 	m.showAutostop()
+	return m.idleRule()
+}
+
+// idleRule is the idle rule in force; nil: there never was one.
+func (m *machine) idleRule() *agentapi.Autostop {
 	if m.st.Autostop.Generation == 0 {
 		return nil
 	}
@@ -256,12 +265,8 @@ func (m *machine) awaitReady(ctx workflow.Context, op cluster.Op, t activities.T
 			Message: fmt.Sprintf("nodes were accepted but did not run within %s", provisionPatience)}
 		return out
 	}
-	in := activities.ProvisionInput{RequestID: op.Key, Ref: m.st.Ref, NumNodes: m.st.NumNodes, Token: m.st.Token, Epoch: m.st.Epoch, SecretRef: m.st.SecretRef, User: m.st.Row.UserName,
-		Choice: optimizer.Choice{Provider: m.st.Provider, Spec: m.st.Spec}, EventKey: m.key("configure"), Nodes: out.Nodes}
-	if m.st.Autostop.Generation > 0 {
-		a := m.st.Autostop
-		in.Autostop = &a
-	}
+	in := m.provisionInput(op)
+	in.EventKey, in.Nodes, in.Autostop = m.key("configure"), out.Nodes, m.idleRule()
 	actx := remote(m.root, activities.QueueProvision, "set up the agents", time.Minute, 10*time.Minute)
 	var conf activities.ProvisionOutput
 	if err := workflow.ExecuteActivity(actx, acts.Configure, in).Get(actx, &conf); err != nil {

@@ -9,7 +9,6 @@ import (
 	"github.com/skyloom/skyloom/activities"
 	"github.com/skyloom/skyloom/api"
 	"github.com/skyloom/skyloom/internal/cluster"
-	"github.com/skyloom/skyloom/internal/optimizer"
 	"github.com/skyloom/skyloom/internal/store"
 )
 
@@ -57,13 +56,9 @@ func (e *entity) resize(ctx workflow.Context, op cluster.Op, t activities.TaskSu
 	e.st.Epoch++
 	size(want)
 	e.st.Row.Step = "shrink"
-	in := activities.ProvisionInput{RequestID: op.Key, Ref: e.st.Ref, NumNodes: want, Token: e.st.Token, Epoch: e.st.Epoch, SecretRef: e.st.SecretRef, User: e.st.Row.UserName,
-		Choice: optimizer.Choice{Provider: e.st.Provider, Spec: e.st.Spec}, Row: e.row(), EventKey: e.key("shrink"), Nodes: e.st.Nodes,
-		Events: []store.Event{e.event(op, api.EventStep, "resize", "removing %d of %d node(s)", before-want, before)}}
-	if e.st.Autostop.Generation > 0 {
-		a := e.st.Autostop
-		in.Autostop = &a
-	}
+	in := e.provisionInput(op)
+	in.Row, in.EventKey, in.Nodes, in.Autostop = e.row(), e.key("shrink"), e.st.Nodes, e.idleRule()
+	in.Events = []store.Event{e.event(op, api.EventStep, "resize", "removing %d of %d node(s)", before-want, before)}
 	var out activities.ProvisionOutput
 	actx = remote(e.root, activities.QueueProvision, "remove nodes", 3*time.Minute, forever)
 	if err := workflow.ExecuteActivity(actx, acts.Shrink, in).Get(actx, &out); err != nil {
