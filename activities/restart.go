@@ -2,11 +2,9 @@ package activities
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
-	"github.com/skyloom/skyloom/agent/agentapi"
 	"github.com/skyloom/skyloom/api"
 	"github.com/skyloom/skyloom/internal/cluster"
 	"github.com/skyloom/skyloom/internal/store"
@@ -130,8 +128,7 @@ func (a *Activities) Shrink(ctx context.Context, in ProvisionInput) (ProvisionOu
 	}
 	wait, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	var said *agentapi.Error
-	if err := a.configure(wait, p, in, keep); err != nil && !(errors.As(err, &said) && said.Kind == agentapi.KindStaleEpoch) {
+	if err := a.configure(wait, p, in, keep); err != nil {
 		return ProvisionOutput{}, err
 	}
 	if err := p.Delete(ctx, in.Ref, drop); err != nil && !providers.Is(err, providers.NotFound) {

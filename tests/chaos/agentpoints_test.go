@@ -214,21 +214,15 @@ func (in *instance) idle(cluster string, hooks ...agentapi.Hook) {
 	in.rule(cluster, func(r *agentapi.Autostop) { r.IdleSeconds, r.Hooks, r.WaitFor = 0.05, hooks, "none" })
 }
 
-// hurry does the same again, if the head is there and has another rule meanwhile.
+// hurry does the same again, if the head has another rule meanwhile.
 func (in *instance) hurry(cluster string) {
-	paths, _ := filepath.Glob(filepath.Join(in.home, "local", cluster+"-*", "node0", "node.json"))
-	if len(paths) != 1 {
-		return
-	}
 	c := agentapi.NewUnix(in.node(cluster).Socket)
 	defer c.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	if i, err := c.Info(ctx); err == nil && i.Autostop != nil && i.Autostop.IdleSeconds == 0 {
-		r := *i.Autostop
+	changeRule(c, func(r *agentapi.Autostop) bool {
+		other := r.IdleSeconds == 0
 		r.IdleSeconds, r.WaitFor = 0.05, "none"
-		_, _ = c.SetAutostop(ctx, r)
-	}
+		return other
+	})
 }
 
 // rule changes the idle rule that the head of a cluster was given, behind the server's back.
@@ -237,17 +231,24 @@ func (in *instance) rule(cluster string, change func(*agentapi.Autostop)) {
 	c := agentapi.NewUnix(in.node(cluster).Socket)
 	defer c.Close()
 	in.Eventually("the idle rule is taken", func() bool {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		i, err := c.Info(ctx)
-		if err != nil || i.Autostop == nil {
-			return false
-		}
-		r := *i.Autostop
-		change(&r)
-		_, err = c.SetAutostop(ctx, r)
-		return err == nil
+		return changeRule(c, func(r *agentapi.Autostop) bool { change(r); return true })
 	})
+}
+
+// changeRule tries once to change the idle rule of an agent, if change says so; done says that the agent took it.
+func changeRule(c *agentapi.Client, change func(*agentapi.Autostop) bool) (done bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	i, err := c.Info(ctx)
+	if err != nil || i.Autostop == nil {
+		return false
+	}
+	r := *i.Autostop
+	if !change(&r) {
+		return false
+	}
+	_, err = c.SetAutostop(ctx, r)
+	return err == nil
 }
 
 // node is the configuration of a cluster's head.
