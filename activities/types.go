@@ -1,6 +1,7 @@
 package activities
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/skyloom/skyloom/agent/agentapi"
@@ -34,6 +35,9 @@ const (
 
 // ClusterWorkflowID is the id of the workflow that owns the cluster name.
 func ClusterWorkflowID(name string) string { return "cluster/" + name }
+
+// ManagedWorkflowID is the id of the workflow of a managed job.
+func ManagedWorkflowID(id int64) string { return fmt.Sprintf("job/%d", id) }
 
 // RequestWorkflowID is the id of the workflow that carries out a request.
 func RequestWorkflowID(id string) string { return "request/" + id }

@@ -3,7 +3,6 @@ package worker
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sort"
 	"time"
 
@@ -19,9 +18,6 @@ import (
 	"github.com/skyloom/skyloom/internal/store"
 	"github.com/skyloom/skyloom/workflows"
 )
-
-// ManagedWorkflowID is the id of the workflow of a managed job.
-func ManagedWorkflowID(id int64) string { return fmt.Sprintf("job/%d", id) }
 
 // submitJobs starts a workflow per job. Idempotent: the numbers follow from the request's id, and the engine refuses a second
 // workflow of a number.
@@ -51,7 +47,7 @@ func (b *backend) submitJobs(ctx context.Context, body api.JobsLaunchBody) (api.
 		id := ids[rank]
 		in := workflows.ManagedInput{ID: id, Rank: rank, NumJobs: n, Body: body}
 		_, err := b.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-			ID: ManagedWorkflowID(id), TaskQueue: activities.QueueMain, WorkflowTaskTimeout: activities.WorkflowTaskTimeout,
+			ID: activities.ManagedWorkflowID(id), TaskQueue: activities.QueueMain, WorkflowTaskTimeout: activities.WorkflowTaskTimeout,
 			WorkflowIDReusePolicy:                    enumspb.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE,
 			WorkflowExecutionErrorWhenAlreadyStarted: true, EnableEagerStart: true,
 			TypedSearchAttributes: activities.SearchAttributes("job", spec.Name, body.Workspace, body.User), StaticSummary: "managed job " + spec.Name,
@@ -114,7 +110,7 @@ func (b *backend) CancelManagedJobs(ctx context.Context, in api.JobsCancelBody) 
 		if !open[ids[i]] {
 			return nil
 		}
-		err := b.client.CancelWorkflow(ctx, ManagedWorkflowID(ids[i]), "")
+		err := b.client.CancelWorkflow(ctx, activities.ManagedWorkflowID(ids[i]), "")
 		var missing *serviceerror.NotFound
 		if errors.As(err, &missing) {
 			return nil
@@ -176,7 +172,7 @@ func (s *server) admission(ctx context.Context) {
 			s.log.Warn("admission", "error", err)
 		}
 		for _, id := range ids {
-			err := s.client.SignalWorkflow(ctx, ManagedWorkflowID(activities.AdmissionJob(id)), "", activities.SignalAdmitted, nil)
+			err := s.client.SignalWorkflow(ctx, activities.ManagedWorkflowID(activities.AdmissionJob(id)), "", activities.SignalAdmitted, nil)
 			var missing *serviceerror.NotFound
 			switch {
 			case errors.As(err, &missing):

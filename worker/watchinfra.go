@@ -26,12 +26,9 @@ func (w *watcher) untilReady(ctx context.Context, p providers.Provider, f provid
 				stopped = time.Now()
 			}
 			switch {
-			case verdict == cluster.VerdictUp && w.answer(ctx, p, nodes):
-				if err := w.signal(ctx, one.row, activities.Observed{Hash: one.row.Ref.Hash, Kind: activities.ObservedReady}); err == nil {
-					return
-				}
-			case len(nodes) > 0 && (verdict == cluster.VerdictGone || verdict == cluster.VerdictUnhealthy) || !stopped.IsZero() && time.Since(stopped) > w.stopSettle:
-				// They went away before they were ready: configuring tells which, and the launch goes on elsewhere.
+			case verdict == cluster.VerdictUp && w.answer(ctx, p, nodes),
+				len(nodes) > 0 && (verdict == cluster.VerdictGone || verdict == cluster.VerdictUnhealthy) || !stopped.IsZero() && time.Since(stopped) > w.stopSettle:
+				// Or they went away before they were ready: configuring tells which, and the launch goes on elsewhere.
 				if err := w.signal(ctx, one.row, activities.Observed{Hash: one.row.Ref.Hash, Kind: activities.ObservedReady}); err == nil {
 					return
 				}

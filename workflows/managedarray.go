@@ -58,11 +58,14 @@ func (l *lane) heard(batch int64) {
 	if l == nil {
 		return
 	}
-	for i := range l.Inflight {
-		if l.Inflight[i].Batch == batch {
-			l.Inflight[i].Ended = true
-		}
+	if b := l.batch(batch); b != nil {
+		b.Ended = true
 	}
+}
+
+// batch finds a batch by its number; nil if the lane has it no more.
+func (l *lane) batch(n int64) *inflight {
+	return l.first(func(b inflight) bool { return b.Batch == n })
 }
 
 // first gives the first batch of which something is so; nil if there is none.
@@ -79,12 +82,7 @@ func hasEnded(b inflight) bool { return b.Ended }
 func isUnsure(b inflight) bool { return b.Unsure }
 
 func (l *lane) drop(batch int64) {
-	for i := range l.Inflight {
-		if l.Inflight[i].Batch == batch {
-			l.Inflight = append(l.Inflight[:i:i], l.Inflight[i+1:]...)
-			return
-		}
-	}
+	l.Inflight = slices.DeleteFunc(slices.Clone(l.Inflight), func(b inflight) bool { return b.Batch == batch })
 }
 
 // admission is the number under which a task asks to be let in.

@@ -59,7 +59,7 @@ func (j *job) laneUp(ctx workflow.Context, r *taskRun, spec activities.ManagedTa
 		return false
 	}
 	if fail, retry := j.syncFiles(ctx, r); fail != nil {
-		return j.laneFailed(r, fail, retry)
+		return j.laneFailed(r, spec, fail, retry)
 	}
 	if spec.HasSetup && !j.setUp(ctx, r, spec) {
 		return false
@@ -73,11 +73,11 @@ func (j *job) laneUp(ctx workflow.Context, r *taskRun, spec activities.ManagedTa
 }
 
 // laneFailed replaces a cluster that could not be readied, or ends the array.
-func (j *job) laneFailed(r *taskRun, fail *api.Error, retry bool) bool {
+func (j *job) laneFailed(r *taskRun, spec activities.ManagedTaskSpec, fail *api.Error, retry bool) bool {
 	switch {
 	case r.halted:
 	case retry:
-		j.loseLane(r, activities.ManagedTaskSpec{}, words(fail))
+		j.loseLane(r, spec, words(fail))
 	default:
 		j.fail(api.ManagedFailed, words(fail))
 	}
@@ -94,11 +94,11 @@ func (j *job) setUp(ctx workflow.Context, r *taskRun, spec activities.ManagedTas
 		if err := workflow.ExecuteLocalActivity(brief(r.m.root, "submit the setup"), acts.Submit, in).Get(r.m.root, &out); err != nil {
 			actx := remote(ctx, activities.QueueMain, "submit the setup, with patience", 10*time.Second, 3*time.Minute)
 			if err := workflow.ExecuteActivity(actx, acts.Submit, in).Get(actx, &out); err != nil {
-				return j.laneFailed(r, asError(err), true)
+				return j.laneFailed(r, spec, asError(err), true)
 			}
 		}
 		if out.Error != nil {
-			return j.laneFailed(r, out.Error, out.Error.Kind == api.ErrAutostopping)
+			return j.laneFailed(r, spec, out.Error, out.Error.Kind == api.ErrAutostopping)
 		}
 		r.JobID, r.ended, r.look, r.lost = out.Job.ID, nil, false, ""
 		if out.Job.Status.Terminal() {
@@ -224,10 +224,8 @@ func (j *job) handOut(ctx workflow.Context, r *taskRun, spec activities.ManagedT
 		j.fail(api.ManagedFailed, words(e))
 		return "", true
 	}
-	for i := range r.Lane.Inflight {
-		if r.Lane.Inflight[i].Batch == b.Batch {
-			r.Lane.Inflight[i].Unsure = false
-		}
+	if b := r.Lane.batch(b.Batch); b != nil {
+		b.Unsure = false
 	}
 	a.Slots = max(a.Slots, out.Slots)
 	return "", true
@@ -254,10 +252,8 @@ func (j *job) settle(ctx workflow.Context, r *taskRun, spec activities.ManagedTa
 		return "", false
 	}
 	if out.Open {
-		for i := range r.Lane.Inflight {
-			if r.Lane.Inflight[i].Batch == b.Batch {
-				r.Lane.Inflight[i].Ended = false
-			}
+		if b := r.Lane.batch(b.Batch); b != nil {
+			b.Ended = false
 		}
 		return "", true
 	}

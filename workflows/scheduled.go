@@ -55,7 +55,7 @@ func ScheduledJobs(ctx workflow.Context, in ScheduledInput) (ScheduledResult, er
 	var jobs []workflow.ChildWorkflowFuture
 	for rank, id := range out.JobIDs {
 		cctx := workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
-			WorkflowID: fmt.Sprintf("job/%d", id), TaskQueue: activities.QueueMain, WorkflowTaskTimeout: activities.WorkflowTaskTimeout,
+			WorkflowID: activities.ManagedWorkflowID(id), TaskQueue: activities.QueueMain, WorkflowTaskTimeout: activities.WorkflowTaskTimeout,
 			WorkflowIDReusePolicy: enumspb.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE, ParentClosePolicy: enumspb.PARENT_CLOSE_POLICY_ABANDON, WaitForCancellation: true,
 			TypedSearchAttributes: activities.SearchAttributes("job", out.Name, out.Body.Workspace, out.Body.User), StaticSummary: "managed job " + out.Name,
 		})

@@ -64,7 +64,7 @@ func TestManagedAfter(t *testing.T) {
 			t.Fatal(ids, err)
 		}
 		for { // as a client that repeats its call
-			_, err := w.Client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: worker.ManagedWorkflowID(id), TaskQueue: activities.QueueMain,
+			_, err := w.Client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: activities.ManagedWorkflowID(id), TaskQueue: activities.QueueMain,
 				WorkflowTaskTimeout: activities.WorkflowTaskTimeout}, "ManagedJob", workflows.ManagedInput{ID: id, NumJobs: 1, Body: b})
 			if err == nil {
 				break

@@ -37,7 +37,7 @@ func recordAfter(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := w.Client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: worker.ManagedWorkflowID(ids[0]), TaskQueue: activities.QueueMain}, "ManagedJob", workflows.ManagedInput{ID: ids[0], NumJobs: 1, Body: b})
+		r, err := w.Client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: activities.ManagedWorkflowID(ids[0]), TaskQueue: activities.QueueMain}, "ManagedJob", workflows.ManagedInput{ID: ids[0], NumJobs: 1, Body: b})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -98,7 +98,7 @@ func recordScheduled(t *testing.T) {
 	if len(res.JobIDs) != 2 {
 		t.Fatalf("%+v", res)
 	}
-	save(t, w, "job-scheduled", worker.ManagedWorkflowID(res.JobIDs[1]), "")
+	save(t, w, "job-scheduled", activities.ManagedWorkflowID(res.JobIDs[1]), "")
 	if err := w.Store.DeleteSchedule(ctx, id); err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,6 @@ import (
 	"github.com/skyloom/skyloom/api"
 	"github.com/skyloom/skyloom/internal/store"
 	"github.com/skyloom/skyloom/providers"
-	"github.com/skyloom/skyloom/worker"
 	"github.com/skyloom/skyloom/workflows"
 )
 
@@ -47,7 +46,7 @@ func (w *World) StartJob(id int64, rank, of int, text string) *Managed {
 	}()
 	in := workflows.ManagedInput{ID: id, Rank: rank, NumJobs: of, Body: api.JobsLaunchBody{
 		Base: api.Base{RequestID: api.NewRequestID(), User: "u", UserHash: "00000001"}, Task: text, NumJobs: of}}
-	if _, err := w.Client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: worker.ManagedWorkflowID(id), TaskQueue: activities.QueueMain,
+	if _, err := w.Client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: activities.ManagedWorkflowID(id), TaskQueue: activities.QueueMain,
 		WorkflowTaskTimeout: activities.WorkflowTaskTimeout}, "ManagedJob", in); err != nil {
 		w.T.Fatal(err)
 	}
@@ -107,7 +106,7 @@ func (m *Managed) Is(want api.ManagedStatus) []api.ManagedJob {
 }
 
 // WorkflowID is the id of the job's workflow.
-func (m *Managed) WorkflowID() string { return worker.ManagedWorkflowID(m.ID) }
+func (m *Managed) WorkflowID() string { return activities.ManagedWorkflowID(m.ID) }
 
 // Cancel asks the job to end.
 func (m *Managed) Cancel() {
