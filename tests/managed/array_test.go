@@ -181,16 +181,18 @@ func TestArrayPreempted(t *testing.T) {
 	c, queue := engine(t, s)
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
-	r, id := startArray(t, ctx, c, queue, "name: spot\narray: {count: 60, parallel: 2}\nresources: {use_spot: true}\nrun: sleep 4\n")
+	r, id := startArray(t, ctx, c, queue, "name: spot\narray: {count: 48, parallel: 2}\nresources: {use_spot: true}\nrun: sleep 6\n")
 	everyElementSoon(s, id)
+	// A cluster that has finished elements and has just begun others: what it runs has most of its time before it.
 	var victim string
 	for victim == "" {
 		time.Sleep(50 * time.Millisecond)
-		if list := listed(t, s, id, everyElement); list.Counts[api.ManagedSucceeded] >= 4 {
-			for _, e := range list.Elements {
-				if e.Status == api.ManagedRunning && e.EndAt == nil {
-					victim = e.Cluster
-				}
+		ended := map[string]time.Time{}
+		for _, e := range listed(t, s, id, everyElement).Elements {
+			if e.Status == api.ManagedSucceeded {
+				ended[e.Cluster] = *e.EndAt
+			} else if end, ok := ended[e.Cluster]; ok && e.Status == api.ManagedRunning && !e.StartAt.Before(end) {
+				victim = e.Cluster
 			}
 		}
 	}
@@ -204,7 +206,7 @@ func TestArrayPreempted(t *testing.T) {
 		t.Errorf("%v %+v %v", err, res, said(err))
 	}
 	rows, err := s.Client.ManagedJob(ctx, id)
-	if err != nil || rows[0].Recoveries < 1 || rows[0].Array.Counts[api.ManagedSucceeded] != 60 {
+	if err != nil || rows[0].Recoveries < 1 || rows[0].Array.Counts[api.ManagedSucceeded] != 48 {
 		t.Errorf("%+v %v", rows, err)
 	}
 	again := 0
@@ -219,7 +221,7 @@ func TestArrayPreempted(t *testing.T) {
 		}
 	}
 	if again == 0 {
-		t.Errorf("no element came back; before %d, %+v", len(before.Elements), listed(t, s, id, everyElement).Elements)
+		t.Errorf("no element of %s came back; %d had succeeded before", victim, len(before.Elements))
 	}
 	nothingLeft(t, s)
 	arrayStory(t, s)
