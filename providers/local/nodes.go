@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/skyloom/skyloom/internal/failpoint"
@@ -18,22 +19,23 @@ func (p *Provider) List(ctx context.Context, tag providers.Tag) ([]providers.Nod
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return p.observe(ctx, func(r *record) bool {
-		return r.Cluster.Installation == tag.Installation && (tag.ClusterHash == "" || r.Cluster.Hash == tag.ClusterHash)
-	})
-}
-
-func (p *Provider) observe(_ context.Context, want func(*record) bool) ([]providers.Node, error) {
-	recs, err := p.records("")
+	recs, err := p.tagged(tag)
 	if err != nil {
 		return nil, err
 	}
-	procs := newTable()
+	return p.observe(recs, newTable()), nil
+}
+
+// tagged gives the records of an installation's nodes, or of one of its clusters.
+func (p *Provider) tagged(tag providers.Tag) ([]*record, error) {
+	recs, err := p.records(tag.ClusterHash)
+	return slices.DeleteFunc(recs, func(r *record) bool { return r.Cluster.Installation != tag.Installation }), err
+}
+
+// observe says how nodes are, and goes on with what was begun with them.
+func (p *Provider) observe(recs []*record, procs *table) []providers.Node {
 	out := []providers.Node{}
 	for _, r := range recs {
-		if !want(r) {
-			continue
-		}
 		st, reason := p.state(r, procs)
 		out = append(out, r.node(st, reason))
 		switch {
@@ -43,7 +45,7 @@ func (p *Provider) observe(_ context.Context, want func(*record) bool) ([]provid
 			p.arm(r)
 		}
 	}
-	return out, nil
+	return out
 }
 
 // Delete ends nodes for good and removes their files. It answers once their processes are gone.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -79,9 +80,11 @@ func New(o Options) (*Provider, error) {
 	p := &Provider{o: o, root: root, log: o.Logger, closed: make(chan struct{}), bells: map[chan struct{}]bool{},
 		timers: map[string]*time.Timer{}, busy: map[string]bool{}}
 	p.sweep()
-	if _, err := p.observe(context.Background(), func(r *record) bool { return o.Installation == "" || r.Cluster.Installation == o.Installation }); err != nil {
+	recs, err := p.records("")
+	if err != nil {
 		return nil, err
 	}
+	p.observe(slices.DeleteFunc(recs, func(r *record) bool { return o.Installation != "" && r.Cluster.Installation != o.Installation }), newTable())
 	return p, nil
 }
 

@@ -10,7 +10,8 @@ import (
 )
 
 // WatchNodes calls f with every node as it is, then with every change. The end of a process is told by the kernel at
-// once; what other processes on this folder do is seen at the next look around.
+// once; what other processes on this folder do is seen at the next look around. The more nodes there are, the longer a
+// look takes and the longer it rests between two, so that looking never takes more than a small part of a core.
 func (p *Provider) WatchNodes(ctx context.Context, tag providers.Tag, f func(providers.Node)) error {
 	bell := make(chan struct{}, 1)
 	p.mu.Lock()
@@ -31,16 +32,15 @@ func (p *Provider) WatchNodes(ctx context.Context, tag providers.Tag, f func(pro
 	}
 	last := map[string]providers.Node{}
 	awaited := map[proctree.Proc]bool{}
-	look := time.NewTicker(lookAround)
-	defer look.Stop()
 	for {
-		nodes, err := p.List(ctx, tag)
+		began := time.Now()
+		recs, err := p.tagged(tag)
 		if err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
 			return err
 		}
+		procs := newTable()
+		nodes := p.observe(recs, procs)
+		took := time.Since(began)
 		seen := map[string]bool{}
 		for _, n := range nodes {
 			seen[n.ID] = true
@@ -58,30 +58,35 @@ func (p *Provider) WatchNodes(ctx context.Context, tag providers.Tag, f func(pro
 				}
 			}
 		}
-		p.awaitAll(ctx, tag, awaited, ring)
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-p.closed:
-			return fmt.Errorf("local: the provider was closed")
-		case <-bell:
-		case <-look.C:
+		p.awaitAll(ctx, recs, procs, awaited, ring)
+		if err := p.rest(ctx, min(10*took, time.Second), nil); err != nil {
+			return err
+		}
+		if err := p.rest(ctx, min(max(lookAround, 1000*took), 2*time.Minute), bell); err != nil {
+			return err
 		}
 	}
 }
 
-// awaitAll waits in the background for the end of every node's init that is not awaited yet.
-func (p *Provider) awaitAll(ctx context.Context, tag providers.Tag, awaited map[proctree.Proc]bool, ring func()) {
-	recs, err := p.records(tag.ClusterHash)
-	if err != nil {
-		return // the next look around tells
+// rest waits for a time, or until the bell rings.
+func (p *Provider) rest(ctx context.Context, d time.Duration, bell <-chan struct{}) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-p.closed:
+		return fmt.Errorf("local: the provider was closed")
+	case <-bell:
+	case <-t.C:
 	}
-	procs := newTable()
+	return nil
+}
+
+// awaitAll waits in the background for the end of every node's init that is not awaited yet.
+func (p *Provider) awaitAll(ctx context.Context, recs []*record, procs *table, awaited map[proctree.Proc]bool, ring func()) {
 	living := map[proctree.Proc]bool{}
 	for _, r := range recs {
-		if r.Cluster.Installation != tag.Installation {
-			continue
-		}
 		proc := p.findInit(r, procs)
 		if proc == nil {
 			continue

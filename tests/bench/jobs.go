@@ -456,9 +456,11 @@ func (b *bench) jobsReal() error {
 		if _, err := b.fill(ctx, in, n, infra); err != nil {
 			return 0, 0, err
 		}
+		stop := b.profile(in, "real-"+infra)
 		if share, err = b.idleShare(in.pid); err != nil {
 			return 0, 0, err
 		}
+		stop()
 		share, kb = share-share0, float64(pss(in.pid)-kb0)/float64(n)
 		_, err = in.client.CancelManagedJobs(ctx, &api.JobsCancelBody{Base: api.Base{RequestID: api.NewRequestID(), UserHash: "bench"}, AllUsers: true})
 		if err == nil {
