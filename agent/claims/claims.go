@@ -163,8 +163,12 @@ type Ledger struct {
 }
 
 // Dir is where the ledger of this machine is: the same for all its users. It is the first of the folders everybody may
-// write to that keeps what is in it; it gets an error if there is none.
+// write to that keeps what is in it; it gets an error if there is none. SKYLOOM_CLAIMS names another one, for installations
+// whose GPUs are not this machine's, such as those of tests.
 func Dir() (string, error) {
+	if d := os.Getenv("SKYLOOM_CLAIMS"); filepath.IsAbs(d) {
+		return d, nil
+	}
 	for _, d := range []string{"/var/tmp", "/tmp", "/dev/shm"} {
 		st, err := os.Stat(d)
 		if err == nil && st.IsDir() && st.Mode().Perm()&0o002 != 0 && st.Mode()&fs.ModeSticky != 0 && writable(d) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/skyloom/skyloom/agent/agentapi"
 	"github.com/skyloom/skyloom/agent/durable"
+	"github.com/skyloom/skyloom/agent/proctree"
 	"github.com/skyloom/skyloom/internal/failpoint"
 	"github.com/skyloom/skyloom/providers"
 )
@@ -164,10 +165,11 @@ func (p *Provider) writeDown(ctx context.Context, m machine, req providers.Creat
 	if err != nil {
 		return nil, err
 	}
-	devices, err := pickGPUs(m, all, len(missing), req.Spec)
+	gpus, held, err := p.pick(ctx, m, all, len(missing), req.Spec)
 	if err != nil {
 		return nil, err
 	}
+	defer held.close()
 	taken := map[string]bool{}
 	for _, r := range all {
 		taken[r.IP], taken[fmt.Sprint(r.IP, ":", r.Port)] = true, true
@@ -175,6 +177,7 @@ func (p *Provider) writeDown(ctx context.Context, m machine, req providers.Creat
 	defer func() {
 		if err != nil {
 			for _, r := range fresh {
+				held.release(r)
 				os.RemoveAll(r.dir)
 			}
 			os.Remove(p.clusterDir(req.Cluster))
@@ -186,7 +189,7 @@ func (p *Provider) writeDown(ctx context.Context, m machine, req providers.Creat
 		}
 		r := &record{ID: nodeID(req.Cluster, rank), Rank: rank, Cluster: req.Cluster, Token: req.Token, Nodes: req.NumNodes, Spec: complete(req.Spec, p),
 			User: req.User, Created: time.Now().UTC(), Want: wantRunning, dir: filepath.Join(p.clusterDir(req.Cluster), fmt.Sprint("node", rank))}
-		r.Devices, devices = devices[0], devices[1:]
+		r.Devices, gpus = gpus[0], gpus[1:]
 		if r.Socket, err = p.socketPath(req.Cluster, rank); err != nil {
 			return fresh, err
 		}
@@ -201,7 +204,7 @@ func (p *Provider) writeDown(ctx context.Context, m machine, req providers.Creat
 		}
 		fresh = append(fresh, r)
 	}
-	return fresh, nil
+	return fresh, held.put(proctree.Self(), fresh...)
 }
 
 // makeFolder makes a node's folder with its record, whole or not at all.

@@ -59,7 +59,8 @@ func TestMain(m *testing.M) {
 // open makes a provider on a folder of the test's, and proves at the end that nothing is left.
 func open(t *testing.T, change func(*Options)) *Provider {
 	t.Helper()
-	o := Options{Root: filepath.Join(t.TempDir(), "local"), Installation: installation, Agent: theAgent, GPUs: []GPU{}}
+	dir := t.TempDir()
+	o := Options{Root: filepath.Join(dir, "local"), Installation: installation, Agent: theAgent, GPUs: []GPU{}, Claims: filepath.Join(dir, "claims")}
 	if change != nil {
 		change(&o)
 	}

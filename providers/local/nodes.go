@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/skyloom/skyloom/agent/proctree"
 	"github.com/skyloom/skyloom/internal/failpoint"
 	"github.com/skyloom/skyloom/providers"
 )
@@ -115,9 +116,9 @@ func (p *Provider) Start(ctx context.Context, ref providers.ClusterRef, token st
 			if err := failpoint.Hit(fpStarting); err != nil {
 				return internal(err, "start %s", ref.NameOnCloud())
 			}
-			for i, r := range start {
+			for _, r := range start {
 				if err := p.spawn(r, agent); err != nil {
-					for _, s := range start[:i+1] { // all or none
+					for _, s := range start { // all or none
 						s.Want = wantStopped
 						s.save()
 						p.end(ctx, s, 0)
@@ -153,17 +154,18 @@ func (p *Provider) reserve(ctx context.Context, recs []*record, token string) er
 	if err != nil {
 		return err
 	}
-	devices, err := pickGPUs(p.hardware(ctx), all, len(recs), recs[0].Spec)
+	gpus, held, err := p.pick(ctx, p.hardware(ctx), all, len(recs), recs[0].Spec)
 	if err != nil {
 		return err
 	}
+	defer held.close()
 	for i, r := range recs {
-		r.Want, r.Reason, r.StartToken, r.Devices, r.PreemptAt, r.StartingAt = wantRunning, "", token, devices[i], time.Time{}, time.Now().UTC()
+		r.Want, r.Reason, r.StartToken, r.Devices, r.PreemptAt, r.StartingAt = wantRunning, "", token, gpus[i], time.Time{}, time.Now().UTC()
 		if err := r.save(); err != nil {
 			return err
 		}
 	}
-	return nil
+	return held.put(proctree.Self(), recs...)
 }
 
 // change runs f on nodes of a cluster under its lock. It goes on if the caller gives up: what was begun must end.

@@ -69,6 +69,59 @@ func TestGPUsAreReserved(t *testing.T) {
 	}
 }
 
+// Two installations on one machine see each other's GPUs, whatever happens to the nodes that hold them.
+func TestGPUsOfOtherInstallations(t *testing.T) {
+	ctx := context.Background()
+	gpus := []GPU{{ID: "GPU-0", Name: "A100"}, {ID: "GPU-1", Name: "A100"}, {ID: "GPU-2", Name: "A100"}}
+	dir := filepath.Join(t.TempDir(), "claims")
+	a := open(t, func(o *Options) { o.GPUs, o.Claims = gpus, dir })
+	b := open(t, func(o *Options) { o.GPUs, o.Claims, o.Installation = gpus, dir, "other" })
+	q := func(hash, in string, count float64) providers.CreateRequest {
+		r := request(ref("g", hash), 1)
+		r.Cluster.Installation = in
+		r.Spec.Accelerator, r.Spec.AcceleratorCount = "A100", count
+		return r
+	}
+	free := func(p *Provider) float64 {
+		pools, err := p.Pools(ctx)
+		if err != nil || len(pools) != 1 {
+			t.Fatal(pools, err)
+		}
+		return pools[0].Free
+	}
+	create(t, a, q("f1", installation, 2))
+	if n := free(b); n != 1 {
+		t.Errorf("%v of 3 are free beside the other's", n)
+	}
+	_, err := b.Create(ctx, q("f1", "other", 2))
+	wantKind(t, err, providers.NoCapacity)
+	if !strings.Contains(err.Error(), "held by g of another installation") {
+		t.Error(err)
+	}
+	mine := create(t, b, q("f2", "other", 1))
+	if got := mine[0].Resources.DeviceIDs[0]; got != "GPU-2" {
+		t.Errorf("got %s", got)
+	}
+	// A stop, a kill and a deletion each give them back.
+	if err := a.Stop(ctx, ref("g", "f1"), nil); err != nil {
+		t.Fatal(err)
+	}
+	two := create(t, b, q("f3", "other", 2))
+	_, err = a.Start(ctx, ref("g", "f1"), "s", theAgent)
+	wantKind(t, err, providers.NoCapacity)
+	kill(t, b, two[0])
+	until(t, "the killed node's GPUs are free", func() bool { return free(a) == 2 })
+	if _, err := a.Start(ctx, ref("g", "f1"), "s", theAgent); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Delete(ctx, ref("g", "f1"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if n := free(a); n != 2 {
+		t.Errorf("%v of 3 are free after the deletion", n)
+	}
+}
+
 func TestNodesHaveTheirOwn(t *testing.T) {
 	p := open(t, nil)
 	a, b := create(t, p, request(ref("own", "e1"), 2)), create(t, p, request(ref("own", "e2"), 1))

@@ -116,13 +116,18 @@ func (p *Provider) Pools(ctx context.Context) ([]providers.Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	taken := takenGPUs(recs, "")
+	g := p.ledger(ctx)
+	defer g.close()
+	taken, err := g.taken(recs)
+	if err != nil {
+		return nil, err
+	}
 	var out []providers.Pool
 	for _, k := range kinds {
 		pool := providers.Pool{Infra: p.Name(), Accelerator: k, Total: float64(len(of[k]))}
 		for i, g := range of[k] {
 			pool.Requestable = append(pool.Requestable, float64(i+1))
-			if !taken[g.ID] {
+			if taken[g.ID] == "" {
 				pool.Free++
 			}
 		}
@@ -164,41 +169,3 @@ func (p *Provider) fit(m machine, nodes int, s providers.NodeSpec) error {
 
 // devices is the number of GPUs that a node holds: a fraction takes a whole one.
 func devices(s providers.NodeSpec) int { return int(math.Ceil(s.AcceleratorCount - 1e-9)) }
-
-// takenGPUs names the devices that nodes hold, those of one node excepted. Stopped and gone nodes hold none.
-func takenGPUs(recs []*record, except string) map[string]bool {
-	taken := map[string]bool{}
-	for _, r := range recs {
-		if r.Want == wantRunning && r.ID != except {
-			for _, d := range r.Devices {
-				taken[d] = true
-			}
-		}
-	}
-	return taken
-}
-
-// pickGPUs gives each of so many nodes its devices, or says that some are taken.
-func pickGPUs(m machine, recs []*record, nodes int, s providers.NodeSpec) ([][]string, error) {
-	per := devices(s)
-	out := make([][]string, nodes)
-	if per == 0 {
-		return out, nil
-	}
-	taken := takenGPUs(recs, "")
-	var free []string
-	for _, g := range m.gpus {
-		if strings.EqualFold(g.Name, s.Accelerator) && !taken[g.ID] {
-			free = append(free, g.ID)
-		}
-	}
-	if len(free) < per*nodes {
-		return nil, &providers.Error{Kind: providers.NoCapacity, Scope: providers.ScopeCloud,
-			Msg:  fmt.Sprintf("local: %d × %s are asked for, %d are free; other clusters hold the rest", per*nodes, s.Accelerator, len(free)),
-			Hint: "take down or stop a cluster that holds GPUs (`sky status`)"}
-	}
-	for i := range out {
-		out[i], free = free[:per:per], free[per:]
-	}
-	return out, nil
-}

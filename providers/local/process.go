@@ -177,6 +177,7 @@ func (p *Provider) end(ctx context.Context, r *record, grace time.Duration) erro
 	}
 	// A cgroup that was killed once kills what is later born into it (seen on Linux 6.18): the next start makes a new one.
 	removeCgroup(r.Cgroup)
+	p.changeClaim(r, func(g ledger) error { return g.release(r) })
 	return nil
 }
 

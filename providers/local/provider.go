@@ -29,6 +29,8 @@ type Options struct {
 	// CPUs and MemoryGB replace what the machine has; GPUs what nvidia-smi tells (empty but not nil: none).
 	CPUs, MemoryGB float64
 	GPUs           []GPU
+	// Claims is the folder of the machine's ledger of claims; empty: the one that all its users share.
+	Claims string
 	// NoIsolation makes plain process trees even as root.
 	NoIsolation bool
 	// Tune changes an agent's configuration before its node starts.

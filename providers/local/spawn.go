@@ -143,6 +143,7 @@ func (p *Provider) start(r *record, agent string, namespaces bool, group *os.Fil
 	}
 	r.StartingAt = time.Time{}
 	go p.reap(cmd, r.Init)
+	p.changeClaim(r, func(g ledger) error { return g.put(r.Init, r) }) // it hangs on the node from now on
 	if err := r.save(); err != nil {
 		p.log.Warn("local: the node runs, its process is found by its command line", "node", r.ID, "err", err)
 	}

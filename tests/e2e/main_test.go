@@ -221,6 +221,7 @@ func scripts(t *testing.T, dir string, home func(*testscript.Env) string, end bo
 			env.Setenv("C", name) // the name of the script's cluster
 			env.Setenv("PATH", binDir+string(os.PathListSeparator)+os.Getenv("PATH"))
 			env.Setenv("NO_COLOR", "1")
+			env.Setenv("SKYLOOM_CLAIMS", filepath.Join(h, "claims"))
 			env.Setenv("BIN", binDir)
 			env.Values[tKey{}] = env.T()
 			env.Values[hooksKey{}] = &hooks{seen: map[string]bool{}}
