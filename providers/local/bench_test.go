@@ -7,13 +7,14 @@ import (
 	"testing"
 
 	"github.com/skyloom/skyloom/agent/agentapi"
+	"github.com/skyloom/skyloom/agent/gpus"
 )
 
 // BenchmarkCreateReadyDelete is the provider's part of a launch and a down: from the request to an answering agent, and
 // until all is gone.
 func BenchmarkCreateReadyDelete(b *testing.B) {
 	ctx := context.Background()
-	p, err := New(Options{Root: filepath.Join(b.TempDir(), "local"), Installation: "bench", Agent: theAgent, GPUs: []GPU{}})
+	p, err := New(Options{Root: filepath.Join(b.TempDir(), "local"), Installation: "bench", Agent: theAgent, GPUs: []gpus.GPU{}})
 	if err != nil {
 		b.Fatal(err)
 	}

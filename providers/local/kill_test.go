@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/skyloom/skyloom/agent/gpus"
 	"github.com/skyloom/skyloom/providers"
 )
 
@@ -29,7 +30,7 @@ func TestHelper(t *testing.T) {
 		t.Skip("started by TestKilledAtFailpoints only")
 	}
 	agent := agentFile{c.Agent, c.SHA}
-	p, err := New(Options{Root: c.Root, Installation: installation, Agent: agent, GPUs: []GPU{}})
+	p, err := New(Options{Root: c.Root, Installation: installation, Agent: agent, GPUs: []gpus.GPU{}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/skyloom/skyloom/agent/agentapi"
+	"github.com/skyloom/skyloom/agent/gpus"
 	"github.com/skyloom/skyloom/agent/proctree"
 	"github.com/skyloom/skyloom/providers"
 	"github.com/skyloom/skyloom/providers/providertest"
@@ -60,7 +61,7 @@ func TestMain(m *testing.M) {
 func open(t *testing.T, change func(*Options)) *Provider {
 	t.Helper()
 	dir := t.TempDir()
-	o := Options{Root: filepath.Join(dir, "local"), Installation: installation, Agent: theAgent, GPUs: []GPU{}, Claims: filepath.Join(dir, "claims")}
+	o := Options{Root: filepath.Join(dir, "local"), Installation: installation, Agent: theAgent, GPUs: []gpus.GPU{}, Claims: filepath.Join(dir, "claims")}
 	if change != nil {
 		change(&o)
 	}

@@ -11,13 +11,14 @@ import (
 	"testing"
 
 	"github.com/skyloom/skyloom/agent/agentapi"
+	"github.com/skyloom/skyloom/agent/gpus"
 	"github.com/skyloom/skyloom/providers"
 )
 
 func TestGPUsAreReserved(t *testing.T) {
 	ctx := context.Background()
-	gpus := []GPU{{ID: "GPU-0", Name: "A100"}, {ID: "GPU-1", Name: "A100"}, {ID: "GPU-2", Name: "A100"}, {ID: "GPU-3", Name: "T4"}}
-	p := open(t, func(o *Options) { o.GPUs = gpus })
+	devices := []gpus.GPU{{ID: "GPU-0", Name: "A100"}, {ID: "GPU-1", Name: "A100"}, {ID: "GPU-2", Name: "A100"}, {ID: "GPU-3", Name: "T4"}}
+	p := open(t, func(o *Options) { o.GPUs = devices })
 	q := func(hash, acc string, count float64, nodes int) providers.CreateRequest {
 		r := request(ref("g", hash), nodes)
 		r.Spec.Accelerator, r.Spec.AcceleratorCount = acc, count
@@ -72,10 +73,10 @@ func TestGPUsAreReserved(t *testing.T) {
 // Two installations on one machine see each other's GPUs, whatever happens to the nodes that hold them.
 func TestGPUsOfOtherInstallations(t *testing.T) {
 	ctx := context.Background()
-	gpus := []GPU{{ID: "GPU-0", Name: "A100"}, {ID: "GPU-1", Name: "A100"}, {ID: "GPU-2", Name: "A100"}}
+	devices := []gpus.GPU{{ID: "GPU-0", Name: "A100"}, {ID: "GPU-1", Name: "A100"}, {ID: "GPU-2", Name: "A100"}}
 	dir := filepath.Join(t.TempDir(), "claims")
-	a := open(t, func(o *Options) { o.GPUs, o.Claims = gpus, dir })
-	b := open(t, func(o *Options) { o.GPUs, o.Claims, o.Installation = gpus, dir, "other" })
+	a := open(t, func(o *Options) { o.GPUs, o.Claims = devices, dir })
+	b := open(t, func(o *Options) { o.GPUs, o.Claims, o.Installation = devices, dir, "other" })
 	q := func(hash, in string, count float64) providers.CreateRequest {
 		r := request(ref("g", hash), 1)
 		r.Cluster.Installation = in

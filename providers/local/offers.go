@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/skyloom/skyloom/agent/gpus"
 	"github.com/skyloom/skyloom/providers"
 )
 
@@ -16,7 +17,7 @@ import (
 type machine struct {
 	cpus     float64
 	memoryGB float64
-	gpus     []GPU
+	gpus     []gpus.GPU
 	at       time.Time
 }
 
@@ -38,11 +39,10 @@ func (p *Provider) hardware(ctx context.Context) machine {
 		n.memoryGB = math.Floor(float64(memoryBytes())/(1<<30)*10) / 10
 	}
 	if n.gpus == nil {
-		gpus, err := findGPUs(ctx)
-		if err != nil {
+		var err error
+		if n.gpus, err = gpus.Find(ctx); err != nil {
 			p.log.Warn("local: GPUs", "err", err)
 		}
-		n.gpus = gpus
 	}
 	p.mu.Lock()
 	p.machine = &n
@@ -51,9 +51,9 @@ func (p *Provider) hardware(ctx context.Context) machine {
 }
 
 // byKind groups GPUs by their canonical name, in alphabetical order.
-func byKind(gpus []GPU) (kinds []string, of map[string][]GPU) {
-	of = map[string][]GPU{}
-	for _, g := range gpus {
+func byKind(all []gpus.GPU) (kinds []string, of map[string][]gpus.GPU) {
+	of = map[string][]gpus.GPU{}
+	for _, g := range all {
 		if len(of[g.Name]) == 0 {
 			kinds = append(kinds, g.Name)
 		}
@@ -63,8 +63,8 @@ func byKind(gpus []GPU) (kinds []string, of map[string][]GPU) {
 	return kinds, of
 }
 
-func describe(gpus []GPU) string {
-	kinds, of := byKind(gpus)
+func describe(all []gpus.GPU) string {
+	kinds, of := byKind(all)
 	if len(kinds) == 0 {
 		return "no GPU"
 	}

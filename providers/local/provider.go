@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/skyloom/skyloom/agent/agentapi"
+	"github.com/skyloom/skyloom/agent/gpus"
 	"github.com/skyloom/skyloom/providers"
 )
 
@@ -28,7 +29,7 @@ type Options struct {
 	Agent providers.AgentSource
 	// CPUs and MemoryGB replace what the machine has; GPUs what nvidia-smi tells (empty but not nil: none).
 	CPUs, MemoryGB float64
-	GPUs           []GPU
+	GPUs           []gpus.GPU
 	// Claims is the folder of the machine's ledger of claims; empty: the one that all its users share.
 	Claims string
 	// NoIsolation makes plain process trees even as root.
