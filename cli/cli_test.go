@@ -2,13 +2,17 @@ package cli
 
 import (
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/skyloom/skyloom/api"
+	"github.com/skyloom/skyloom/cli/console"
 	"github.com/skyloom/skyloom/cli/session"
 	"github.com/skyloom/skyloom/internal/version"
 )
@@ -98,6 +102,16 @@ func TestUsageErrors(t *testing.T) {
 		"api info x":                          "no arguments",
 		"completion csh":                      "unknown shell",
 		"--install-shell-completion csh":      "must be one of",
+		"version x":                           "no arguments",
+		"ls":                                  "did you mean status",
+		"rm dev":                              "did you mean down",
+		"spot launch x":                       "jobs?",
+		"launch --gpu A100 true":              "did you mean --gpus?",
+		"status --verbos":                     "did you mean --verbose?",
+		"launch -c x python t.py --lr 1":      "put -- before that: sky launch ... -- python ...",
+		"exec dev python t.py --lr 1":         "put -- before that: sky exec ... -- python ...",
+		"jobs launch python t.py -x":          "put -- before that: sky jobs launch ... -- python ...",
+		"jobs logs 1 --controller -s":         "can't be combined",
 	}
 	f := newFake(t)
 	f.clusters = someClusters()
@@ -118,7 +132,8 @@ func TestUsageErrors(t *testing.T) {
 
 func TestLaterCommands(t *testing.T) {
 	f := newFake(t)
-	for _, line := range []string{"jobs pool apply x.yaml", "jobs dashboard", "serve up x.yaml", "storage ls", "volumes ls", "workspace use x", "local up", "debug-dump --help", "status-kubernetes", "gpus label -c x"} {
+	for _, line := range []string{"jobs pool apply x.yaml", "jobs dashboard", "serve up x.yaml", "storage ls", "volumes ls", "workspace use x", "local up", "debug-dump --help", "status-kubernetes", "gpus label -c x",
+		"users ls", "recipes list", "workspaces", "batch", "help serve", "help jobs pool"} {
 		if r := f.sky("", words(line)); r.code != 1 || !strings.Contains(r.err, "later release") {
 			t.Errorf("%s: %+v", line, r)
 		}
@@ -127,6 +142,57 @@ func TestLaterCommands(t *testing.T) {
 	if strings.Contains(help, "\n  serve ") || !strings.Contains(help, "\n  jobs ") || !strings.Contains(help, "cost-report") {
 		t.Error(help)
 	}
+}
+
+// Every command that goes by the configuration takes --config; those that are about it, or need none, don't.
+func TestConfigFlag(t *testing.T) {
+	f := newFake(t)
+	if r := f.sky("", words("status --config active_workspace=team")); r.code != 0 || !strings.HasPrefix(r.out, "Enabled Infra (workspace: 'team'): ") {
+		t.Errorf("%+v", r)
+	}
+	f.clusters = someClusters()
+	if r := f.sky("", words("down dev -y --config active_workspace=team")); r.code != 0 || body[api.StopOrDownBody](t, f, "down").Workspace != "team" {
+		t.Errorf("%+v", r)
+	}
+	if r := f.sky("", words("queue --config nosuch.key=1")); r.code != 1 || !strings.Contains(r.err, "nosuch") {
+		t.Errorf("%+v", r)
+	}
+	eachCommand(NewRoot(&session.Session{IO: &console.Console{}}), func(c *cobra.Command) {
+		want := c.Runnable() && !c.HasSubCommands() && !withoutConfig[c.Name()]
+		if got := c.Flags().Lookup("config") != nil; got != want {
+			t.Errorf("%s: --config is %v, want %v", c.CommandPath(), got, want)
+		}
+	})
+}
+
+// A question ends with Ctrl-C as with no: code 1, and nothing is done.
+func TestInterruptedQuestion(t *testing.T) {
+	f := newFake(t)
+	f.clusters = someClusters()
+	asked, never := io.Pipe()
+	defer never.Close()
+	r := f.sky("", words("down dev"), func(s *session.Session) {
+		s.IO.In = asked
+		s.IO.Err = &onWrite{s.IO.Err, "Proceed?", f.holder.cancel}
+	})
+	if r.code != 1 || !strings.HasSuffix(r.err, "Proceed? [Y/n]: \nAborted.\n") || f.called("POST") {
+		t.Errorf("%+v %v", r, f.calls)
+	}
+}
+
+// onWrite calls do once what is written holds a text.
+type onWrite struct {
+	io.Writer
+	text string
+	do   func()
+}
+
+func (w *onWrite) Write(p []byte) (int, error) {
+	n, err := w.Writer.Write(p)
+	if strings.Contains(string(p), w.text) {
+		w.do()
+	}
+	return n, err
 }
 
 func TestStatus(t *testing.T) {

@@ -43,6 +43,7 @@ type fake struct {
 	status   api.JobStatus         // of each log's end
 	refuse   map[string]*api.Error // by verb, once
 	hang     bool                  // requests never end
+	logGate  chan struct{}         // logs begin once it is closed; nil: at once
 	blobs    map[string]bool
 	managed  []api.ManagedJob
 	// managedLogs is, by job id, the frames of its log and their bytes.
@@ -120,6 +121,8 @@ func (f *fake) serve(w http.ResponseWriter, r *http.Request) {
 		reply(w, api.SchedulesChangeReply{})
 	case p == "jobs/cancel" && f.refuse[p] == nil:
 		reply(w, f.cancelled)
+	case len(parts) == 3 && parts[2] == "logs" && f.closedGate(r):
+		return // the reader is gone
 	case len(parts) == 3 && parts[0] == "jobs" && parts[2] == "logs":
 		f.sendManagedLog(w, parts[1])
 	case len(parts) == 3 && parts[0] == "jobs" && parts[2] == "events" && q.Get("follow") == "":
@@ -190,6 +193,19 @@ func (f *fake) serve(w http.ResponseWriter, r *http.Request) {
 		f.accept(w, p, body)
 	default:
 		http.NotFound(w, r)
+	}
+}
+
+// closedGate waits until logs may begin; it is true if the reader went first.
+func (f *fake) closedGate(r *http.Request) bool {
+	if f.logGate == nil {
+		return false
+	}
+	select {
+	case <-f.logGate:
+		return false
+	case <-r.Context().Done():
+		return true
 	}
 }
 

@@ -31,6 +31,7 @@ func Run(ctx context.Context, s *session.Session) int {
 		printVersion(s)
 		return 0
 	}
+	s.IO.Interrupted = ctx.Done()
 	root := NewRoot(s)
 	args := normalise(s.Args)
 	if err := knownCommand(root, args); err != nil {

@@ -1,10 +1,8 @@
 package cli
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -13,6 +11,7 @@ import (
 	"github.com/skyloom/skyloom/cli/dashboard"
 	"github.com/skyloom/skyloom/cli/docgen"
 	"github.com/skyloom/skyloom/cli/events"
+	"github.com/skyloom/skyloom/cli/flags"
 	"github.com/skyloom/skyloom/cli/infra"
 	"github.com/skyloom/skyloom/cli/jobs"
 	"github.com/skyloom/skyloom/cli/nodepools"
@@ -21,59 +20,6 @@ import (
 	"github.com/skyloom/skyloom/cli/sshproxy"
 	"github.com/skyloom/skyloom/internal/version"
 )
-
-// later names the commands that come with later releases, and what they are for.
-var later = map[string]string{
-	"jobs pool":         "pools come",
-	"jobs dashboard":    "its page in the dashboard comes",
-	"serve":             "services come",
-	"storage":           "storage comes",
-	"volumes":           "volumes come",
-	"volume":            "volumes come",
-	"workspace":         "workspaces come",
-	"local":             "Kubernetes on this machine comes",
-	"debug-dump":        "debug dumps come",
-	"status-kubernetes": "Kubernetes comes",
-	"gpus label":        "Kubernetes comes",
-}
-
-// laterHints say what to use meanwhile.
-var laterHints = map[string]string{
-	"jobs pool":      "Until then: sky jobs launch gives each job a cluster of its own; --num-jobs makes many.",
-	"jobs dashboard": "Until then: sky jobs queue, and sky dashboard for the workflows.",
-	"storage":        "Until then: local files go to the nodes by workdir and file_mounts.",
-	"volumes":        "Until then: local files go to the nodes by workdir and file_mounts.",
-	"local":          "The infra of this machine needs no preparation: sky launch --infra local.",
-}
-
-func laterError(name, what string) error {
-	msg := fmt.Sprintf("sky %s: %s with a later release; this one does clusters and managed jobs.", name, what)
-	if hint := laterHints[name]; hint != "" {
-		msg += "\n" + hint
-	}
-	return fmt.Errorf("%s", msg)
-}
-
-// knownCommand refuses a first word that names no command, before flags are looked at.
-func knownCommand(root *cobra.Command, args []string) error {
-	if len(args) == 0 || strings.HasPrefix(args[0], "-") || args[0] == "help" || args[0] == cobra.ShellCompRequestCmd || args[0] == cobra.ShellCompNoDescRequestCmd {
-		return nil
-	}
-	for n := range min(len(args), 2) {
-		name := strings.Join(args[:n+1], " ")
-		if what, ok := later[name]; ok {
-			return laterError(name, what)
-		}
-	}
-	if cmd, _, err := root.Find(args[:1]); err == nil && cmd != root {
-		return nil
-	}
-	msg := fmt.Sprintf("sky has no command %q", args[0])
-	if near := root.SuggestionsFor(args[0]); len(near) > 0 {
-		msg += "; did you mean " + strings.Join(near, ", ") + "?"
-	}
-	return session.Usagef("%s", msg)
-}
 
 func printVersion(s *session.Session) { s.IO.Printf("skyloom, version %s\n", version.Version) }
 func printCommit(s *session.Session)  { s.IO.Printf("skyloom, commit %s\n", version.Commit) }
@@ -140,22 +86,37 @@ func NewRoot(s *session.Session) *cobra.Command {
 		&cobra.Command{
 			Use:   "version",
 			Short: "Print the version",
-			RunE:  func(cmd *cobra.Command, args []string) error { printVersion(s); return nil },
+			RunE: func(cmd *cobra.Command, args []string) error {
+				if len(args) > 0 {
+					return session.Usagef("sky version takes no arguments (got %q)", args[0])
+				}
+				printVersion(s)
+				return nil
+			},
 		},
 		newDocsGen(),
 	)
-	root.SetHelpCommand(&cobra.Command{Use: "help [COMMAND]", Short: "Help on a command", Hidden: true, Run: func(cmd *cobra.Command, args []string) {
+	root.SetHelpCommand(&cobra.Command{Use: "help [COMMAND]", Short: "Help on a command", Hidden: true, RunE: func(cmd *cobra.Command, args []string) error {
+		if err := knownCommand(cmd.Root(), args); err != nil {
+			return err
+		}
 		target, _, err := cmd.Root().Find(args)
 		if err != nil || target == nil {
 			target = cmd.Root()
 		}
-		_ = target.Help()
+		return target.Help()
 	}})
 	root.SetIn(s.IO.In)
 	root.SetOut(s.IO.Out)
 	root.SetErr(s.IO.Err)
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return session.Usagef("%v", err) })
+	root.SetFlagErrorFunc(flagError)
+	for _, c := range root.Commands() {
+		c.SuggestFor = otherWords[c.Name()]
+	}
 	eachCommand(root, func(c *cobra.Command) {
+		if c.Runnable() && !c.HasSubCommands() && !withoutConfig[c.Name()] {
+			flags.Config(c.Flags(), &s.ConfigFlags)
+		}
 		c.Flags().SortFlags = false
 		c.DisableFlagsInUseLine = true
 		c.SuggestionsMinimumDistance = 2
@@ -166,6 +127,9 @@ func NewRoot(s *session.Session) *cobra.Command {
 	})
 	return root
 }
+
+// withoutConfig are the commands that no configuration changes, or that change it themselves.
+var withoutConfig = map[string]bool{"version": true, "completion": true, "docs-gen": true, "ssh-proxy": true, "login": true, "logout": true}
 
 func eachCommand(c *cobra.Command, f func(*cobra.Command)) {
 	f(c)

@@ -85,6 +85,12 @@ func userFile(s *session.Session) (string, error) {
 
 // Login stores the address of a server.
 func Login(ctx context.Context, s *session.Session, o *LoginOptions) error {
+	if o.Endpoint == "" && s.IO.InTTY {
+		var err error
+		if o.Endpoint, err = s.IO.Ask("Address of the API server (https://...): "); err != nil {
+			return err
+		}
+	}
 	if o.Endpoint == "" {
 		return session.Usagef("which server? sky api login -e URL")
 	}

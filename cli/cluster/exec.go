@@ -59,7 +59,6 @@ Exit code: that of the job, see sky logs --help; 1 if it could not be submitted.
 	addDetach(fs, &o.Detach)
 	taskflags.Add(cmd, &o.Overrides, false)
 	addAsync(fs, &o.Async)
-	addConfig(fs, s)
 	completeFlag(cmd, s, "cluster")
 	return cmd
 }

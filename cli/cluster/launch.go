@@ -89,7 +89,6 @@ Exit code: that of the job, see sky logs --help; 1 if it could not be launched.`
 	taskflags.Add(cmd, &o.Overrides, true)
 	addWorkspace(fs, s)
 	addAsync(fs, &o.Async)
-	addConfig(fs, s)
 	completeFlag(cmd, s, "cluster")
 	return cmd
 }

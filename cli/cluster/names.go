@@ -119,6 +119,10 @@ func tellMissing(s *session.Session, sel selection) {
 
 // notFound is the error for one unknown cluster.
 func notFound(name string) error {
+	if controllerName.MatchString(name) {
+		return &api.Error{Kind: api.ErrClusterDoesNotExist, Message: fmt.Sprintf("Cluster %s not found.", session.Quote(name)),
+			Hint: "There are no controller clusters here: managed jobs are the server's own. They are shown by sky jobs queue and ended by sky jobs cancel."}
+	}
 	return &api.Error{Kind: api.ErrClusterDoesNotExist, Message: fmt.Sprintf("Cluster %s not found.", session.Quote(name)),
 		Hint: "The clusters there are: sky status -u"}
 }

@@ -13,10 +13,6 @@ func addAsync(fs *pflag.FlagSet, p *bool) {
 	flags.Pair(fs, p, "async", "", false, "return once the server has the request")
 }
 
-func addConfig(fs *pflag.FlagSet, s *session.Session) {
-	fs.StringArrayVar(&s.ConfigFlags, "config", nil, "a config `FILE or KEY=VALUE` (dotted key) on top of the other layers; repeatable")
-}
-
 func addWorkspace(fs *pflag.FlagSet, s *session.Session) {
 	fs.StringVarP(&s.Workspace, "workspace", "w", "", "the `NAME` of the workspace to work in")
 }

@@ -29,6 +29,8 @@ type Console struct {
 	ErrColor bool
 	// Moving says that a line may be redrawn in place on Err.
 	Moving bool
+	// Interrupted ends a question without an answer once it is closed, as Ctrl-C does; nil: nothing does.
+	Interrupted <-chan struct{}
 	// WidthFunc tells the width of Out in columns; nil or 0 means unlimited.
 	WidthFunc func() int
 
@@ -185,6 +187,9 @@ func (c *Console) RequireWord(question, word string) error {
 	return err
 }
 
+// Ask asks for a line; what is around it is cut off.
+func (c *Console) Ask(prompt string) (string, error) { return c.ask(prompt) }
+
 func (c *Console) ask(prompt string) (string, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -192,7 +197,24 @@ func (c *Console) ask(prompt string) (string, error) {
 		c.in = bufio.NewReader(c.In)
 	}
 	io.WriteString(c.Err, prompt)
-	line, err := c.in.ReadString('\n')
+	type answer struct {
+		line string
+		err  error
+	}
+	got := make(chan answer, 1)
+	go func() {
+		line, err := c.in.ReadString('\n')
+		got <- answer{line, err}
+	}()
+	var line string
+	var err error
+	select {
+	case a := <-got:
+		line, err = a.line, a.err
+	case <-c.Interrupted: // the reading goes on, but nobody asks again
+		fmt.Fprintln(c.Err)
+		return "", &ErrAbort{}
+	}
 	if err != nil && line == "" {
 		fmt.Fprintln(c.Err)
 		return "", &ErrAbort{Hint: "Nobody answered; -y says yes beforehand."}

@@ -97,6 +97,11 @@ func Choice(fs *pflag.FlagSet, p *string, name, short, def string, choices []str
 	fs.VarP(&choiceValue{p, choices}, name, short, usage)
 }
 
+// Config adds --config, whose values are layers of configuration.
+func Config(fs *pflag.FlagSet, p *[]string) {
+	fs.StringArrayVar(p, "config", nil, "a config `FILE or KEY=VALUE` (dotted key) on top of the other layers; repeatable")
+}
+
 // Output adds -o/--output {table,json}.
 func Output(fs *pflag.FlagSet, p *string) {
 	Choice(fs, p, "output", "o", "table", []string{"table", "json"}, "output format")

@@ -212,17 +212,26 @@ func Logs(ctx context.Context, s *session.Session, c *api.Client, cluster string
 		style = func(t string) string { return s.IO.OutStyle(session.Cyan, t) }
 	}
 	p := joblog.New(s.IO.Out, style)
+	piece := func(print func() error) error { return print() }
+	quiet := func() {}
+	if o.Follow {
+		l := NewLull(ctx, s, p, jobWaits(cluster, o.JobID))
+		piece, quiet = l.Piece, l.Close
+	}
 	note := o.Note
 	end, err := c.JobLogs(ctx, cluster, api.LogFilter{JobID: o.JobID, Follow: o.Follow, Tail: o.Tail}, func(ch api.LogChunk) error {
-		if note != "" {
-			s.IO.Notef("%s", s.IO.ErrStyle(session.Dim, note))
-			note = ""
-		}
-		if ch.Lost > 0 {
-			s.IO.Warnf("%d bytes of the log of rank %d are no longer there.", ch.Lost, ch.Rank)
-		}
-		return p.Write(ch)
+		return piece(func() error {
+			if note != "" {
+				s.IO.Notef("%s", s.IO.ErrStyle(session.Dim, note))
+				note = ""
+			}
+			if ch.Lost > 0 {
+				s.IO.Warnf("%d bytes of the log of rank %d are no longer there.", ch.Lost, ch.Rank)
+			}
+			return p.Write(ch)
+		})
 	})
+	quiet()
 	if cerr := p.Close(); err == nil && cerr != nil {
 		err = cerr
 	}

@@ -42,7 +42,6 @@ func NewCheck(s *session.Session, run func(context.Context, *session.Session, *C
 	fs.BoolVarP(&o.Verbose, "verbose", "v", false, "say more about each")
 	fs.StringVarP(&o.Workspace, "workspace", "w", "", "only for the workspace `NAME` (default all)")
 	flags.Output(fs, &o.Output)
-	fs.StringArrayVar(&s.ConfigFlags, "config", nil, "a config `FILE or KEY=VALUE` on top of the other layers; repeatable")
 	return cmd
 }
 

@@ -84,7 +84,6 @@ jobs; 1 if it could not be submitted.`,
 	taskflags.Add(cmd, &o.Overrides, true)
 	fs.StringVarP(&s.Workspace, "workspace", "w", "", "the `NAME` of the workspace to work in")
 	flags.Pair(fs, &o.Async, "async", "", false, "return once the server has the request")
-	fs.StringArrayVar(&s.ConfigFlags, "config", nil, "a config `FILE or KEY=VALUE` (dotted key) on top of the other layers; repeatable")
 	return cmd
 }
 

@@ -68,6 +68,8 @@ such job, 103 it was cancelled.`,
 			switch {
 			case cmd.Flags().Changed("element") && (o.Element < 0 || o.Task != "" || o.Controller || o.SyncDown):
 				return session.Usagef("--element takes an index from 0, and does not go with a task, --controller or --sync-down")
+			case o.SyncDown && o.Controller:
+				return session.Usagef("--sync-down and --controller can't be combined; to keep the story: sky jobs events ID -o json")
 			case o.SyncDown && cmd.Flags().Changed("tail"):
 				return session.Usagef("--sync-down and --tail can't be combined")
 			case o.Tail < 0:
@@ -138,27 +140,16 @@ func tail(ctx context.Context, s *session.Session, c *api.Client, id int64, f ap
 		what = fmt.Sprintf("Element %d of managed job %d", *f.Element, id)
 	}
 	p := joblog.New(s.IO.Out, style)
-	end, err := c.ManagedLogs(ctx, id, f, func(ch api.LogChunk) error {
-		if ch.Lost > 0 {
-			s.IO.Warnf("%d bytes of the log of rank %d are no longer there.", ch.Lost, ch.Rank)
-		}
-		if ch.Cut != "" {
-			if err := p.Close(); err != nil {
-				return err
-			}
-			s.IO.Notef("%s", s.IO.ErrStyle(session.Dim, fmt.Sprintf("── the log of %s may be cut here: %s ──", ch.Node, ch.Cut)))
-			return nil
-		}
-		if len(ch.Data) == 0 && ch.Attempt > 0 {
-			if err := p.Close(); err != nil {
-				return err
-			}
-			if head := heading(ch.LogFrame); head != "" {
-				s.IO.Notef("%s", s.IO.ErrStyle(session.Dim, head))
-			}
-		}
-		return p.Write(ch)
-	})
+	show := func(ch api.LogChunk) error { return show(s, p, ch) }
+	quiet := func() {}
+	if f.Follow && f.Element == nil {
+		l := follow.NewLull(ctx, s, p, waits(s, id, f.Task))
+		plain := show
+		show = func(ch api.LogChunk) error { return l.Piece(func() error { return plain(ch) }) }
+		quiet = l.Close
+	}
+	end, err := c.ManagedLogs(ctx, id, f, show)
+	quiet()
 	if cerr := p.Close(); err == nil && cerr != nil {
 		err = cerr
 	}
@@ -192,6 +183,63 @@ func tail(ctx context.Context, s *session.Session, c *api.Client, id int64, f ap
 		s.IO.Notef("%s is %s%s", what, end.Status, reason)
 	}
 	return end.Status.ExitCode(), nil
+}
+
+// show prints one piece of a job's log.
+func show(s *session.Session, p *joblog.Printer, ch api.LogChunk) error {
+	if ch.Lost > 0 {
+		s.IO.Warnf("%d bytes of the log of rank %d are no longer there.", ch.Lost, ch.Rank)
+	}
+	if ch.Cut != "" {
+		if err := p.Close(); err != nil {
+			return err
+		}
+		s.IO.Notef("%s", s.IO.ErrStyle(session.Dim, fmt.Sprintf("── the log of %s may be cut here: %s ──", ch.Node, ch.Cut)))
+		return nil
+	}
+	if len(ch.Data) == 0 && ch.Attempt > 0 {
+		if err := p.Close(); err != nil {
+			return err
+		}
+		if head := heading(ch.LogFrame); head != "" {
+			s.IO.Notef("%s", s.IO.ErrStyle(session.Dim, head))
+		}
+	}
+	return p.Write(ch)
+}
+
+// waits says what a managed job, or one task of it, waits for while it does not run.
+func waits(s *session.Session, id int64, task string) func(context.Context, *api.Client) (string, error) {
+	return func(ctx context.Context, c *api.Client) (string, error) {
+		l, err := c.ManagedJobs(ctx, api.ManagedFilter{IDs: []int64{id}})
+		if err != nil {
+			return "", err
+		}
+		rows := l.Jobs
+		for i, r := range rows {
+			if task != "" && (r.TaskName == task || strconv.Itoa(r.TaskID) == task) {
+				rows = rows[i : i+1]
+				break
+			}
+		}
+		status, row := api.ManagedState(rows)
+		switch status {
+		case api.ManagedPending, api.ManagedStarting, api.ManagedRecovering, api.ManagedCancelling:
+		default:
+			return "", nil
+		}
+		text := fmt.Sprintf("Managed job %d is %s", id, status)
+		if len(rows) > 1 {
+			text = fmt.Sprintf("Managed job %d, task %d (%s) is %s", id, row.TaskID, row.TaskName, status)
+		}
+		if why := strings.TrimSpace(row.Details); why != "" {
+			text += ": " + strings.ReplaceAll(why, "\n", " ")
+		}
+		if row.NextRetry != nil {
+			text += "; next try at " + row.NextRetry.Local().Format("15:04:05")
+		}
+		return text, nil
+	}
 }
 
 // heading names the attempt that begins; the first one of a job's only task needs no name.
