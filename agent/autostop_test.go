@@ -43,12 +43,12 @@ func (n *testNode) autostop(a agentapi.Autostop) {
 func TestAutostopAnswered(t *testing.T) {
 	t.Parallel()
 	n := cluster(t, 1, quick, grace(time.Hour))[0]
+	// A job keeps it awake.
+	j := n.run("while [ ! -e ~/go-1 ]; do sleep 0.02; done")
 	n.autostop(agentapi.Autostop{Generation: 3, IdleSeconds: 0.3, Down: true})
 	if got, err := n.api.SetAutostop(ctx(t), agentapi.Autostop{Generation: 2, IdleMinutes: -1}); err != nil || got.Generation != 3 {
 		t.Errorf("a lower generation took: %+v, %v", got, err)
 	}
-	// A job keeps it awake.
-	j := n.run("while [ ! -e ~/go-1 ]; do sleep 0.02; done")
 	time.Sleep(700 * time.Millisecond)
 	if n.info().Draining {
 		t.Fatal("it drains under a running job")
@@ -90,12 +90,12 @@ func TestAutostopAlone(t *testing.T) {
 	t.Parallel()
 	nodes := cluster(t, 2, quick, grace(200*time.Millisecond))
 	head, worker := nodes[0], nodes[1]
+	head.run("exec -a autostop-none-d77 sleep 300") // wait_for none looks at no job
 	head.autostop(agentapi.Autostop{Generation: 1, IdleSeconds: 0.5, WaitFor: "none", Hooks: []agentapi.Hook{
 		{Run: "echo $SKYPILOT_HOOK_EVENT >> ~/hooked; exit 1", Events: []string{"stop"}},
 		{Run: "echo second >> ~/hooked", Events: []string{"stop", "down"}},
 		{Run: "echo never >> ~/hooked", Events: []string{"down"}},
 	}})
-	head.run("exec -a autostop-none-d77 sleep 300") // wait_for none looks at no job
 	for _, n := range nodes {
 		done := make(chan error, 1)
 		cmd := n.cmd
@@ -106,7 +106,7 @@ func TestAutostopAlone(t *testing.T) {
 			if err != nil {
 				t.Errorf("init: %v", err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatal("the node did not end")
 		}
 		e := supervisor.ReadEnded(n.cfg.Dir)

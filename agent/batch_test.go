@@ -69,7 +69,7 @@ func TestBatch(t *testing.T) {
 			case ev.Type == agentapi.EventJob && ev.Job.Status.Terminal():
 				ended[ev.Element.Index] = ev.Job.Status
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatalf("told of %v", ended)
 		}
 	}

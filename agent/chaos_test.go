@@ -93,7 +93,7 @@ func TestAutostopFailpoints(t *testing.T) {
 				if err != nil {
 					t.Error(err)
 				}
-			case <-time.After(20 * time.Second):
+			case <-time.After(time.Minute):
 				cmd.Process.Kill()
 				t.Fatal("the node did not end")
 			}

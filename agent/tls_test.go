@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"math/big"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/skyloom/skyloom/agent/agentapi"
 	"github.com/skyloom/skyloom/api"
+	"github.com/skyloom/skyloom/tests/rig"
 )
 
 // authority signs the keys of a cluster.
@@ -77,20 +77,10 @@ func install(t *testing.T, dir string, ca *authority) tls.Certificate {
 	return pair
 }
 
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 func TestPeersOverTLS(t *testing.T) {
 	ca, _ := sign(t, nil)
 	over := config(func(c *agentapi.NodeConfig) {
-		c.Listen = freePort(t)
+		c.Listen = rig.Reserve(t)
 		install(t, filepath.Join(c.Dir, "tls"), ca)
 	})
 	nodes := []*testNode{newNode(t, 0, quick, over), newNode(t, 1, quick, over)}

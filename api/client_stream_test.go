@@ -108,7 +108,7 @@ func TestSilentStreamIsAskedForAgain(t *testing.T) {
 		sendEvent(w, Event{ID: 1, Kind: EventDone, Data: json.RawMessage(`{"request_id":"r1","status":"CANCELLED"}`)})
 	}), WithIdle(30*time.Millisecond))
 	r, err := c.FollowRequest(context.Background(), "r1", 0, nil)
-	if err != nil || r.Status != RequestCancelled || n != 2 {
+	if err != nil || r.Status != RequestCancelled || n < 2 {
 		t.Fatal(r, n, err)
 	}
 }

@@ -347,7 +347,7 @@ func (f *fake) sky(stdin string, args []string, opts ...func(*session.Session)) 
 		LoadConfig:  session.LoadConfig,
 		OpenBrowser: func(string) error { return nil },
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	testCtx := &ctxHolder{ctx: ctx, cancel: cancel, env: env}
 	f.mu.Lock()

@@ -147,6 +147,10 @@ func TestNotifier(t *testing.T) {
 	put(1, api.ManagedPending, api.ManagedStarting, api.ManagedRunning)
 	eventually(t, "job 1's story", func() bool { return well.story() == "1 pending, 1 starting, 1 running" })
 	eventually(t, "attempts", func() bool { ill.mu.Lock(); defer ill.mu.Unlock(); return len(ill.ids) >= 2 })
+	eventually(t, "a word of the refusal", func() bool {
+		evs, err := st.Events(ctx, store.EventFilter{JobID: 2})
+		return err == nil && len(evs) == 1
+	})
 	// The jobs end and the server does, before the receiver is back.
 	stop()
 	put(2, api.ManagedSucceeded)
@@ -267,7 +271,7 @@ func TestNotifierIsNotHeldUp(t *testing.T) {
 		now++
 		most = max(most, now)
 		mu.Unlock()
-		<-hung
+		<-hung // also once the poster has given up: what it posts then is not counted
 		mu.Lock()
 		now--
 		mu.Unlock()
@@ -297,11 +301,12 @@ func TestNotifierIsNotHeldUp(t *testing.T) {
 	go func() { defer close(done); n.run(run) }()
 	eventually(t, "all of the others", func() bool { return strings.Count(well.story(), "pending") == 20 })
 	t.Logf("20 notifications past a dead receiver of 500 took %s", time.Since(begun).Round(time.Millisecond))
+	mu.Lock()
+	at, took := most, time.Since(begun)
+	mu.Unlock()
 	cancel()
 	<-done
-	mu.Lock()
-	defer mu.Unlock()
-	if most > postsPerHost {
-		t.Errorf("%d posts at once to one host", most)
+	if at > postsPerHost && took < webhook.Timeout {
+		t.Errorf("%d posts at once to one host", at)
 	}
 }

@@ -72,7 +72,7 @@ func (f *farm) run(in workflows.ManagedInput, long bool, also ...func(*testsuite
 	var suite testsuite.WorkflowTestSuite
 	suite.SetLogger(log.NewStructuredLogger(slog.New(slog.DiscardHandler)))
 	env := suite.NewTestWorkflowEnvironment()
-	env.SetTestTimeout(time.Minute)
+	env.SetTestTimeout(10 * time.Minute)
 	env.SetWorkerOptions(worker.Options{BuildID: "test", DeadlockDetectionTimeout: time.Minute}) // a busy machine is no deadlock
 	env.SetContinueAsNewSuggested(long)
 	env.RegisterWorkflowWithOptions(workflows.ManagedJob, workflow.RegisterOptions{Name: "ManagedJob"})

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
 
 	"github.com/skyloom/skyloom/activities"
@@ -34,6 +36,8 @@ func TestManagedJobContinuesAsNew(t *testing.T) {
 	run := func(in workflows.ManagedInput, long bool) error {
 		var suite testsuite.WorkflowTestSuite
 		env := suite.NewTestWorkflowEnvironment()
+		env.SetTestTimeout(10 * time.Minute)
+		env.SetWorkerOptions(worker.Options{BuildID: "test", DeadlockDetectionTimeout: time.Minute}) // a busy machine is no deadlock
 		env.SetContinueAsNewSuggested(long)
 		env.RegisterWorkflowWithOptions(workflows.ManagedJob, workflow.RegisterOptions{Name: "ManagedJob"})
 		env.RegisterActivityWithOptions(acts, activity.RegisterOptions{SkipInvalidStructFunctions: true})

@@ -110,7 +110,7 @@ func TestStale(t *testing.T) {
 
 func open(t testing.TB, dir string) *Ledger {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	l, err := Open(ctx, dir)
 	if err != nil {

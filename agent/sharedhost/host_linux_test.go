@@ -120,7 +120,7 @@ func (m *machine) call(verb string, req sharedhost.Request, env ...string) share
 	if err != nil {
 		m.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, "host", verb, "N")
 	cmd.Stdin = bytes.NewReader(b)
@@ -317,7 +317,7 @@ func TestDeadNode(t *testing.T) {
 			p.Signal(syscall.SIGKILL)
 		}
 	}
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for m.state("a") != sharedhost.StateGone && time.Now().Before(deadline) {
 		time.Sleep(20 * time.Millisecond)
 	}

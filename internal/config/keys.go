@@ -106,7 +106,7 @@ func buildKeys() []Key {
 	own(truth, "temporal.tls.enabled", "true when any other tls setting or an API key is given", "Use TLS.")
 	own(whole, "server.port", "46580", "Port on 127.0.0.1; when it is taken another one is used, unless this is set.")
 	own(duration, "server.idle_exit", "0s (never)", "The local server ends when there was nothing to do for so long.")
-	own(truth, "server.web_ui", "true", "Serve the engine's Web UI under /ui/.")
+	own(truth, "server.web_ui", "true", "Serve the engine's Web UI under /temporal/.")
 	own(text, "server.log_level", "info", "debug, info, warn or error.")
 	own(truth, "local.enabled", "true, unless several servers share an engine", "Use this machine as infra.")
 	own(number, "local.cpus", "those of the machine", "CPUs offered by this machine.")

@@ -44,7 +44,7 @@ func Open(t *testing.T, origin string) *Page {
 		t.Skip("needs Chromium or Chrome on the PATH")
 	}
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.WindowSize(1400, 1200))
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
 	t.Cleanup(cancel)
 	ctx, cancel = chromedp.NewExecAllocator(ctx, options...)
 	t.Cleanup(cancel)
@@ -117,7 +117,7 @@ func (p *Page) wait(text string) error {
 		const all = d => (d.documentElement?.innerText ?? '') + [...d.querySelectorAll('iframe')].map(f => f.contentDocument ? all(f.contentDocument) : '').join(' ');
 		return all(document).includes(%q);
 	})()`, text)
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		found, err := chromedp.Run(p.ctx, chromedp.Evaluate[bool](script))
 		if err != nil {

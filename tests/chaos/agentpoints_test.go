@@ -106,7 +106,7 @@ func TestIdleWithoutServer(t *testing.T) {
 		t.Error("the agent was not killed as it was about to end")
 	}
 	back()
-	in.Healthy(30 * time.Second)
+	in.Healthy(2 * time.Minute)
 	in.Eventually("the cluster is seen to be stopped", func() bool { return in.Status(agentCluster) == api.ClusterStopped })
 	in.Do("start", agentCluster, rig.Job{}, rig.Succeeds)
 	in.Do("down", agentCluster, rig.Job{}, rig.Succeeds)

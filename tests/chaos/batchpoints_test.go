@@ -24,7 +24,7 @@ func TestBatchFailpoints(t *testing.T) {
 	for i, point := range batchPoints {
 		told := filepath.Join(in.dir, "told-"+point)
 		in.arm(point)
-		ref, err := in.Hasty.LaunchJobs(context.Background(), &api.JobsLaunchBody{Task: fmt.Sprintf(`name: sweep
+		ref, err := in.Client.LaunchJobs(context.Background(), &api.JobsLaunchBody{Base: api.Base{RequestID: api.NewRequestID()}, Task: fmt.Sprintf(`name: sweep
 resources: {infra: local}
 array: {count: %d, parallel: 2}
 run: echo $SKYPILOT_ARRAY_INDEX >> %s
@@ -35,7 +35,7 @@ run: echo $SKYPILOT_ARRAY_INDEX >> %s
 		if in.awaitKill(point).IsZero() {
 			t.Fatalf("an array did not pass %s", point)
 		}
-		in.Healthy(30 * time.Second)
+		in.Healthy(2 * time.Minute)
 		var row api.ManagedJob
 		in.Eventually("the array ends", func() bool {
 			l, err := in.Client.ManagedJobs(context.Background(), api.ManagedFilter{IDs: []int64{int64(i + 1)}})

@@ -142,7 +142,7 @@ func visitAll(in *instance, todo []visit) {
 			t.Fatalf("%s did not pass %s", v.op, v.point)
 		}
 		recovered := max(0, begin.Add(took).Sub(at))
-		in.Healthy(30 * time.Second)
+		in.Healthy(2 * time.Minute)
 		in.settles()
 		t.Logf("%-8s killed at %-28s ended after %v, %v after the kill %s", v.op, v.point, took.Round(time.Millisecond), recovered.Round(time.Millisecond), v.then)
 		slowest = max(slowest, recovered)
@@ -157,7 +157,7 @@ func visitAll(in *instance, todo []visit) {
 
 // awaitKill gives the time at which an armed point has killed; zero: it did not.
 func (in *instance) awaitKill(point string) time.Time {
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		if at, ok := in.fired(point); ok {
 			return at
 		}

@@ -1,7 +1,6 @@
 package chaos
 
 import (
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,7 +37,7 @@ func open(t *testing.T) *instance {
 		t.Fatal(err)
 	}
 	in := &instance{t: t, dir: dir, home: filepath.Join(dir, "home"), ledger: filepath.Join(dir, "ledger"), points: filepath.Join(dir, "points"), bin: bin}
-	in.Server = &rig.Server{T: t, Log: filepath.Join(in.home, "server.log"), Addr: freeAddr(t), Command: in.command}
+	in.Server = &rig.Server{T: t, Log: filepath.Join(in.home, "server.log"), Addr: rig.Reserve(t), Command: in.command}
 	for _, d := range []string{in.home, in.points} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			t.Fatal(err)
@@ -78,15 +77,6 @@ func serverPoints(t *testing.T) []string {
 		t.Fatalf("the server's failpoints: %v", err)
 	}
 	return strings.Fields(string(out))
-}
-
-func freeAddr(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // kills makes the failpoints of a program all end it, unless a mark says that they did.

@@ -20,7 +20,7 @@ func (in *instance) verify() {
 	in.Healthy(60 * time.Second)
 	in.AllEnd()
 	in.settles()
-	in.JobsEnd(30 * time.Second)
+	in.JobsEnd(2 * time.Minute)
 	in.RequestsStand()
 	in.LedgerBalances(in.begun())
 }
@@ -29,7 +29,7 @@ func (in *instance) verify() {
 func (in *instance) settles() {
 	in.t.Helper()
 	var err error
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if err = in.balanced(); err == nil {
 			return
 		}

@@ -85,7 +85,7 @@ func TestSaveFailpoints(t *testing.T) {
 	defer in.Observe()()
 	x := in.train()
 	attempt, least := 0, 0
-	for _, notice := range []int{0, 6} {
+	for _, notice := range []int{0, 10} {
 		for _, point := range savePoints {
 			row := x.runs(attempt)
 			attempt = row.Attempt
@@ -97,7 +97,7 @@ func TestSaveFailpoints(t *testing.T) {
 				if in.awaitKill(point).IsZero() {
 					t.Fatalf("a save did not pass %s", point)
 				}
-				in.Healthy(30 * time.Second)
+				in.Healthy(2 * time.Minute)
 			}
 			in.Eventually("a save is acknowledged", func() bool {
 				done := x.heard("number", attempt)
@@ -118,7 +118,7 @@ func TestSaveFailpoints(t *testing.T) {
 				if in.awaitKill(point).IsZero() {
 					t.Fatalf("a save at a notice did not pass %s", point)
 				}
-				in.Healthy(30 * time.Second)
+				in.Healthy(2 * time.Minute)
 			}
 			next := x.runs(attempt).Attempt
 			begun := x.heard("attempt", next)

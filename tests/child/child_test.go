@@ -66,7 +66,7 @@ func TestExamples(t *testing.T) {
 	s := testserver.Start(t, config)
 	file, _ := info(t, s)
 	for name, want := range map[string]string{"typed": "job 1 was submitted, and the cluster is down again", "plainjson": "jobs: 1 2"} {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 		defer cancel()
 		out, err := exec.CommandContext(ctx, program(t, name), "-info", file, "-cluster", "by-"+name).CombinedOutput()
 		if err != nil || !strings.Contains(string(out), want) {
@@ -83,7 +83,7 @@ func TestExamples(t *testing.T) {
 func TestTerminatedParent(t *testing.T) {
 	s := testserver.Start(t, config)
 	file, engine := info(t, s)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program(t, "typed"), "-info", file, "-cluster", "orphan", "-hold")
 	out, err := cmd.StdoutPipe()
@@ -171,7 +171,7 @@ func TestRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	for _, x := range []struct {
 		workflow string

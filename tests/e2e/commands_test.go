@@ -25,6 +25,9 @@ import (
 	sdklog "go.temporal.io/sdk/log"
 )
 
+// patience is how long a script waits for what must come about: far longer than it takes on a busy machine.
+const patience = 2 * time.Minute
+
 // commands of the scripts.
 var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
 	"rc":      cmdRC,
@@ -63,7 +66,7 @@ func cmdRC(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// cmdWaitFor repeats a program until what it prints on stdout matches a pattern (with !: no longer does), for 30 s.
+// cmdWaitFor repeats a program until what it prints on stdout matches a pattern (with !: no longer does), for patience at most.
 func cmdWaitFor(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 2 {
 		ts.Fatalf("usage: [!] waitfor REGEXP program [args...]")
@@ -71,7 +74,7 @@ func cmdWaitFor(ts *testscript.TestScript, neg bool, args []string) {
 	re, err := regexp.Compile("(?m)" + args[0])
 	ts.Check(err)
 	var out, errs bytes.Buffer
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		out.Reset()
 		errs.Reset()
 		cmd := exec.Command(lookPath(ts, args[1]), args[2:]...)
@@ -84,7 +87,7 @@ func cmdWaitFor(ts *testscript.TestScript, neg bool, args []string) {
 			return
 		}
 	}
-	ts.Fatalf("in vain for 30 s\n[stdout]\n%s[stderr]\n%s", out.String(), errs.String())
+	ts.Fatalf("in vain for %v\n[stdout]\n%s[stderr]\n%s", patience, out.String(), errs.String())
 }
 
 func lookPath(ts *testscript.TestScript, name string) string {
@@ -245,14 +248,14 @@ func cmdAbsent(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// cmdProc waits until a process with a matching command line runs (with !: none does any more), for 10 s. Programs
-// under test that were given the pattern are meant too.
+// cmdProc waits until a process with a matching command line runs (with !: none does any more), for patience at most.
+// Programs under test that were given the pattern are meant too.
 func cmdProc(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 1 {
 		ts.Fatalf("usage: [!] proc REGEXP")
 	}
 	re := regexp.MustCompile(args[0])
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
 		n := 0
 		for _, p := range processes("") {
 			if re.MatchString(p.args) {
@@ -310,7 +313,7 @@ func cmdHTTP(ts *testscript.TestScript, neg bool, args []string) {
 	if host != "" {
 		req.Host = host
 	}
-	resp, err := (&http.Client{Timeout: 20 * time.Second}).Do(req)
+	resp, err := (&http.Client{Timeout: patience}).Do(req)
 	ts.Check(err)
 	defer resp.Body.Close()
 	got, err := io.ReadAll(io.LimitReader(resp.Body, 10<<20))
@@ -405,7 +408,7 @@ func cmdReap(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &info))
 	token, err := os.ReadFile(info.Temporal.TokenFile)
 	ts.Check(err)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	c, err := client.DialContext(ctx, client.Options{HostPort: info.Temporal.Address, Namespace: info.Temporal.Namespace,
 		Credentials: client.NewAPIKeyStaticCredentials(strings.TrimSpace(string(token))), ConnectionOptions: client.ConnectionOptions{TLSDisabled: true},

@@ -15,6 +15,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/skyloom/skyloom/internal/webhook"
+	"github.com/skyloom/skyloom/tests/rig"
 )
 
 // hooks is a receiver of webhooks. It writes a line into hooks.txt for each post that it accepts: the id of the job, its
@@ -41,10 +42,10 @@ func cmdHooks(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	switch args[0] {
 	case "addr":
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		addr, release, err := rig.ReserveAddr()
 		ts.Check(err)
-		h.addr, h.file = l.Addr().String(), ts.MkAbs("hooks.txt")
-		ts.Check(l.Close())
+		ts.Defer(release)
+		h.addr, h.file = addr, ts.MkAbs("hooks.txt")
 		ts.Check(os.WriteFile(h.file, nil, 0o644))
 		ts.Setenv("HOOKS", h.addr)
 		ts.Defer(func() { h.down() })

@@ -45,7 +45,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	code := m.Run()
-	if left := settled(root, 5*time.Second); len(left) > 0 {
+	if left := settled(root, 30*time.Second); len(left) > 0 {
 		fmt.Println("processes were left behind:")
 		for _, p := range left {
 			fmt.Printf("  %d %s\n", p.pid, p.args)
@@ -82,7 +82,7 @@ func build() (string, error) {
 
 // newHome is a SKY_HOME of its own.
 func newHome(t testing.TB) string {
-	dir := filepath.Join(root, "h"+strconv.FormatInt(homes.Add(1), 10))
+	dir := filepath.Join(root, fmt.Sprintf("h%02d", homes.Add(1))) // none begins as another does: processes are told by it
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +105,7 @@ func sky(home string, limit time.Duration, args ...string) (string, error) {
 // finish takes down what is left in a SKY_HOME and stops its server. It returns what did not go as it should.
 func finish(home string) (wrong []string) {
 	defer func() {
-		for _, p := range settled(home, 5*time.Second) {
+		for _, p := range settled(home, 30*time.Second) {
 			wrong = append(wrong, fmt.Sprintf("process %d was left behind: %s", p.pid, p.args))
 			_ = syscall.Kill(p.pid, syscall.SIGKILL)
 		}
@@ -114,13 +114,13 @@ func finish(home string) (wrong []string) {
 		return nil
 	}
 	// A script may have ended its server; only a running one can take its clusters down.
-	if out, err := sky(home, 30*time.Second, "api", "start"); err != nil {
+	if out, err := sky(home, patience, "api", "start"); err != nil {
 		wrong = append(wrong, fmt.Sprintf("sky api start: %v\n%s", err, out))
 	}
-	if out, err := sky(home, 60*time.Second, "down", "-a", "-u", "-y"); err != nil {
+	if out, err := sky(home, patience, "down", "-a", "-u", "-y"); err != nil {
 		wrong = append(wrong, fmt.Sprintf("sky down -a -u: %v\n%s", err, out))
 	}
-	if out, err := sky(home, 30*time.Second, "api", "stop"); err != nil {
+	if out, err := sky(home, patience, "api", "stop"); err != nil {
 		wrong = append(wrong, fmt.Sprintf("sky api stop: %v\n%s", err, out))
 	}
 	return wrong
@@ -166,7 +166,7 @@ func settled(mark string, limit time.Duration) []process {
 // TestShared runs the scripts that share a server.
 func TestShared(t *testing.T) {
 	home := newHome(t)
-	if out, err := sky(home, time.Minute, "api", "start"); err != nil {
+	if out, err := sky(home, patience, "api", "start"); err != nil {
 		t.Fatalf("sky api start: %v\n%s", err, out)
 	}
 	t.Cleanup(func() {
@@ -196,7 +196,7 @@ func scripts(t *testing.T, dir string, home func(*testscript.Env) string, end bo
 		Dir:                 filepath.Join("testdata", "script", dir),
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		Deadline:            time.Now().Add(4 * time.Minute),
+		Deadline:            time.Now().Add(10 * time.Minute),
 		Cmds:                commands,
 		Condition: func(cond string) (bool, error) {
 			switch cond {

@@ -20,16 +20,16 @@ func TestServerKilled(t *testing.T) {
 			s.extra = []string{"SKYLOOM_FAILPOINTS=" + point + "=kill", "SKYLOOM_FAILPOINT_DIR=" + t.TempDir()}
 			s.start()
 			launch := func() {
-				s.try(time.Minute, "launch", "-y", "-d", "-c", "k", "--infra", "ssh/lab", "--num-nodes", "2", "--cpus", "2", "--memory", "1", "echo ran >> ~/runs; sleep 300")
+				s.try(3*time.Minute, "launch", "-y", "-d", "-c", "k", "--infra", "ssh/lab", "--num-nodes", "2", "--cpus", "2", "--memory", "1", "echo ran >> ~/runs; sleep 300")
 			}
-			down := func() { s.try(time.Minute, "down", "-y", "k") }
+			down := func() { s.try(3*time.Minute, "down", "-y", "k") }
 			if !strings.Contains(point, "delete") {
 				s.dies(launch)
 				s.start()
 			} else {
 				launch()
 			}
-			s.until(time.Minute, "the job runs", func() bool {
+			s.until(3*time.Minute, "the job runs", func() bool {
 				out, err := s.try(20*time.Second, "queue", "k")
 				return err == nil && strings.Contains(out, "RUNNING")
 			})
@@ -45,7 +45,7 @@ func TestServerKilled(t *testing.T) {
 			} else {
 				down()
 			}
-			s.until(time.Minute, "nothing is left", func() bool {
+			s.until(3*time.Minute, "nothing is left", func() bool {
 				for _, h := range l.Hosts() {
 					if len(claimed(t, h)) > 0 || len(agents(t, h)) > 0 {
 						return false

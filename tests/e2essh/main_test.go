@@ -137,7 +137,7 @@ func (s *site) start() {
 	if err := s.cmd.Start(); err != nil {
 		s.Fatal(err)
 	}
-	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		if o, err := s.try(10*time.Second, "api", "info", "-o", "json"); err == nil && strings.Contains(o, "healthy") {
 			return
 		} else if time.Now().After(deadline) {
@@ -174,7 +174,7 @@ func (s *site) end() {
 	if s.cmd == nil {
 		return
 	}
-	if out, err := s.try(90*time.Second, "down", "-a", "-u", "-y", "-p"); err != nil && s.Failed() {
+	if out, err := s.try(3*time.Minute, "down", "-a", "-u", "-y", "-p"); err != nil && s.Failed() {
 		s.Logf("down: %v %s", err, out)
 	}
 	s.cmd.Process.Signal(syscall.SIGTERM)
@@ -287,7 +287,7 @@ func agents(t *testing.T, h *lab.Host) (out []string) {
 // empty waits until no host has a process or a claim of ours.
 func (s *site) empty(when string) {
 	s.Helper()
-	s.until(time.Minute, "nothing of ours holds or runs "+when, func() bool {
+	s.until(3*time.Minute, "nothing of ours holds or runs "+when, func() bool {
 		for _, h := range s.lab.Hosts() {
 			if len(agents(s.T, h)) > 0 || len(claimed(s.T, h)) > 0 {
 				return false

@@ -33,7 +33,7 @@ func TestPool(t *testing.T) {
 	p = s.sky("exec", "gang", "--num-nodes", "3", "echo again on $SKYPILOT_NODE_RANK").has("again on 0", "again on 1", "again on 2")
 	t.Logf("exec: %v", p.took)
 	s.sky("exec", "-d", "gang", "sleep 300")
-	s.until(10*time.Second, "the job runs", func() bool { return strings.Contains(s.sky("queue", "gang").has("SUCCEEDED").out, "RUNNING") })
+	s.until(2*time.Minute, "the job runs", func() bool { return strings.Contains(s.sky("queue", "gang").has("SUCCEEDED").out, "RUNNING") })
 	s.sky("logs", "gang", "1", "--no-follow").has("rank 2 of 3")
 	s.sky("cancel", "-y", "gang", "-a")
 	s.sky("queue", "gang").has("CANCELLED").hasNot("RUNNING")

@@ -57,7 +57,7 @@ func TestTwoServers(t *testing.T) {
 					return
 				}
 				name, n := fmt.Sprintf("r%d", i), 1+rng.IntN(3)
-				out, err := s.try(time.Minute, "launch", "-y", "-c", name, "--infra", "ssh/lab", "--gpus", fmt.Sprint("A100-80GB:", n), "--cpus", "2", "--memory", "2", "race.yaml")
+				out, err := s.try(3*time.Minute, "launch", "-y", "-c", name, "--infra", "ssh/lab", "--gpus", fmt.Sprint("A100-80GB:", n), "--cpus", "2", "--memory", "2", "race.yaml")
 				switch {
 				case strings.Contains(out, "DOUBLE"):
 					t.Errorf("a GPU was given out twice: %s", out)
@@ -70,7 +70,7 @@ func TestTwoServers(t *testing.T) {
 				default:
 					t.Errorf("launch of %s: %v\n%s", name, err, out)
 				}
-				if out, err := s.try(time.Minute, "down", "-y", name); err != nil {
+				if out, err := s.try(3*time.Minute, "down", "-y", name); err != nil {
 					t.Errorf("down of %s: %v\n%s", name, err, out)
 				}
 			}
@@ -90,6 +90,6 @@ func TestTwoServers(t *testing.T) {
 		}
 	}
 	for _, s := range sites {
-		s.until(10*time.Second, "all GPUs are free", func() bool { return strings.Contains(s.sky("gpus", "list").out, "8 of 8 free") })
+		s.until(2*time.Minute, "all GPUs are free", func() bool { return strings.Contains(s.sky("gpus", "list").out, "8 of 8 free") })
 	}
 }

@@ -181,7 +181,7 @@ while True:
 		b, _ := io.ReadAll(c)
 		return string(b) == "from the head"
 	}
-	s.until(time.Minute, "the endpoint answers", func() bool { return greeted("10.77.0.11:8080") })
+	s.until(3*time.Minute, "the endpoint answers", func() bool { return greeted("10.77.0.11:8080") })
 	var port int
 	if err := s.lab.Do(func() error {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -201,7 +201,7 @@ while True:
 	}
 	defer cmd.Wait()
 	defer cmd.Process.Kill()
-	s.until(time.Minute, "the forwarded port answers", func() bool { return greeted(fmt.Sprint("127.0.0.1:", port)) })
+	s.until(3*time.Minute, "the forwarded port answers", func() bool { return greeted(fmt.Sprint("127.0.0.1:", port)) })
 	s.sky("cancel", "-y", "gang", "-a")
 }
 
@@ -213,7 +213,7 @@ func (s *site) works() {
 		out, err := s.try(20*time.Second, "queue", "gang")
 		return err == nil && strings.Contains(out, "RUNNING")
 	}
-	s.until(time.Minute, "the job runs", running)
+	s.until(3*time.Minute, "the job runs", running)
 	s.sky("queue", "gang").has("long", "SUCCEEDED", "CANCELLED", "RUNNING")
 	s.sky("logs", "gang", "1", "--no-follow").has("rank 2 of 3", "the head is at 10.77.0.11")
 	job := s.job("long")
@@ -221,7 +221,7 @@ func (s *site) works() {
 		out, _ := s.try(time.Minute, append([]string{"logs", "gang", job, "--no-follow"}, args...)...) // 101: it runs
 		return out
 	}
-	s.until(time.Minute, "all has been printed", func() bool { return strings.Count(lines(), "line 5") == 3 })
+	s.until(3*time.Minute, "all has been printed", func() bool { return strings.Count(lines(), "line 5") == 3 })
 	tail := lines("--tail", "2")
 	if n := strings.Count(tail, "line "); n != 6 || strings.Count(tail, "line 4") != 3 {
 		s.Errorf("the last two lines of each node: %q", tail)
@@ -237,7 +237,7 @@ func (s *site) works() {
 	}
 	s.sky("cancel", "-y", "gang", job)
 	s.sky("queue", "gang").has("CANCELLED").hasNot("RUNNING")
-	s.until(time.Minute, "no rank is left", func() bool {
+	s.until(3*time.Minute, "no rank is left", func() bool {
 		for _, h := range s.lab.Hosts() {
 			ps, err := h.Processes()
 			if err != nil {

@@ -33,7 +33,7 @@ func TestManagedStates(t *testing.T) {
 	full := providers.Errorf(providers.NoCapacity, providers.ScopeCloud, "no capacity anywhere")
 	auth := providers.Errorf(providers.AuthFailed, providers.ScopeCloud, "the key is not accepted")
 	const (
-		work  = "resources: {cpus: 2+, use_spot: true}\nrun: sleep 4\n"
+		work  = "resources: {cpus: 2+, use_spot: true}\nrun: sleep 12\n" // long enough to be met running on a busy machine
 		ages  = "resources: {cpus: 2+, use_spot: true}\nrun: sleep 36000\n"
 		retry = "resources: {cpus: 2+, job_recovery: {max_restarts_on_errors: 1}}\nrun: sleep 2; exit 3\n"
 	)
@@ -74,7 +74,7 @@ func TestManagedStates(t *testing.T) {
 		}, want: []states{{pending, starting, running, recovering, cancelling, cancelled}}, recoveries: 1},
 		{name: "pipeline", text: "name: p\n---\nname: one\nrun: sleep 2\n---\nname: two\nrun: sleep 2; exit 1\n---\nname: three\nrun: echo never\n",
 			want: []states{{pending, starting, running, succeeded}, {pending, starting, running, api.ManagedFailed}, {pending, cancelled}}},
-		{name: "group", text: "name: g\nexecution: parallel\nprimary_tasks: [one]\n---\nname: one\nrun: sleep 6\n---\nname: two\nrun: sleep 36000\n",
+		{name: "group", text: "name: g\nexecution: parallel\nprimary_tasks: [one]\n---\nname: one\nrun: sleep 15\n---\nname: two\nrun: sleep 36000\n",
 			want: []states{{pending, starting, running, succeeded}, {pending, starting, running, cancelling, cancelled}}},
 	}
 	jobs := make([]*world.Managed, len(cases))
@@ -162,7 +162,7 @@ func TestManagedPreemptedAtEachStep(t *testing.T) {
 	if testing.Short() {
 		t.Skip("runs in real time")
 	}
-	w := world.NewReal(t, world.Options{Seed: 7, Cloud: memory.Config{CreateDelay: memory.Duration(1500 * time.Millisecond), DeleteLag: memory.Duration(1500 * time.Millisecond)}})
+	w := world.NewReal(t, world.Options{Seed: 7, Cloud: memory.Config{CreateDelay: memory.Duration(3 * time.Second), DeleteLag: memory.Duration(1500 * time.Millisecond)}})
 	w.Acts.Home = t.TempDir()
 	// When a job is where, by its row and its cluster's.
 	provisioning := func(m *world.Managed) bool {
@@ -178,8 +178,8 @@ func TestManagedPreemptedAtEachStep(t *testing.T) {
 		lost       bool
 	}{
 		{"provision", "run: sleep 1", provisioning, false},
-		{"setup", "setup: sleep 4\nrun: sleep 1", jobIs(api.JobSettingUp), true},
-		{"run", "run: sleep 4", jobIs(api.JobRunning), true},
+		{"setup", "setup: sleep 12\nrun: sleep 1", jobIs(api.JobSettingUp), true},
+		{"run", "run: sleep 12", jobIs(api.JobRunning), true},
 		{"teardown", "run: sleep 1", jobIs(api.JobSucceeded), false},
 	}
 	done := make(chan bool)
@@ -188,7 +188,7 @@ func TestManagedPreemptedAtEachStep(t *testing.T) {
 		go func() {
 			defer func() { done <- true }()
 			taken := false
-			for end := time.Now().Add(time.Minute); !taken && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			for end := time.Now().Add(3 * time.Minute); !taken && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 				if taken = s.at(m); taken {
 					for _, n := range m.Nodes() {
 						_ = w.Cloud.Preempt(context.Background(), n.Cluster, n.ID, 0) // it may be on its way out
@@ -211,13 +211,13 @@ func TestManagedPreemptedAtEachStep(t *testing.T) {
 func TestManagedEndsUnheard(t *testing.T) {
 	w := world.NewReal(t, world.Options{Seed: 8})
 	w.Acts.Home = t.TempDir()
-	cut := w.StartJob(1, 0, 0, "name: cut\nrun: sleep 3\n")
+	cut := w.StartJob(1, 0, 0, "name: cut\nrun: sleep 8\n")
 	cut.Is(running)
-	w.Cloud.Cut(cut.Nodes()[0].ID, 6*time.Second)
+	w.Cloud.Cut(cut.Nodes()[0].ID, 12*time.Second)
 	if row := cut.Ended()[0]; row.Status != succeeded || row.Attempt != 1 || row.Recoveries != 0 {
 		t.Errorf("after a cut network: %+v", row)
 	}
-	away := w.StartJob(2, 0, 0, "name: away\nrun: sleep 3\n")
+	away := w.StartJob(2, 0, 0, "name: away\nrun: sleep 8\n")
 	away.Is(running)
 	w.Restart()
 	if row := away.Ended()[0]; row.Status != succeeded || row.Attempt != 1 || row.Recoveries != 0 {

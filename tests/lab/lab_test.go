@@ -105,7 +105,7 @@ func reaches(h *Host) bool {
 
 // answers waits until sshd says hello: on a loaded machine that takes its time.
 func answers(h *Host) bool {
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if reaches(h) {
 			return true
 		}
@@ -242,7 +242,7 @@ func TestHost(t *testing.T) {
 			}
 			return n
 		}
-		for deadline := time.Now().Add(10 * time.Second); find() != 2; time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(2 * time.Minute); find() != 2; time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("%d of 2 processes run", find())
 			}

@@ -253,7 +253,11 @@ func (f *fleet) look() {
 			}
 		}
 	}
-	runs := map[string]string{}
+	type place struct {
+		attempt string
+		m       *machine
+	}
+	runs := map[string]place{}
 	for _, m := range f.w.machines() {
 		gone, ghosts := f.w.missing(m)
 		for _, p := range processesOf(f.s.t, m.Host) {
@@ -264,13 +268,22 @@ func (f *fleet) look() {
 			if st := ended[id]; st != "" {
 				f.s.t.Errorf("job %s is shown as %s and runs on %s: %v", id, st, m.Name, p)
 			}
-			at := fmt.Sprintf("attempt %s on %s", p.Env("SKYPILOT_ATTEMPT"), m.Name)
-			if other := runs[id]; other != "" && other != at {
-				f.s.t.Errorf("job %s runs as %s and as %s", id, other, at)
+			at := place{p.Env("SKYPILOT_ATTEMPT"), m}
+			// The hosts are looked at one after the other: an attempt that was seen a moment ago may have ended meanwhile, and given way.
+			if other, seen := runs[id]; seen && other != at && f.runs(other.m, id, other.attempt) {
+				f.s.t.Errorf("job %s runs as attempt %s on %s and as attempt %s on %s", id, other.attempt, other.m.Name, at.attempt, m.Name)
 			}
 			runs[id] = at
 		}
 	}
+}
+
+// runs says that an attempt of a job runs on a host that is not given up.
+func (f *fleet) runs(m *machine, id, attempt string) bool {
+	gone, ghosts := f.w.missing(m)
+	return !gone && slices.ContainsFunc(processesOf(f.s.t, m.Host), func(p process) bool {
+		return p.verb() == "" && p.Env("SKYPILOT_MANAGED_JOB_ID") == id && p.Env("SKYPILOT_ATTEMPT") == attempt && !ghosts[p.node()]
+	})
 }
 
 // rowsStand checks that there is one row per submission, as its job ended (I2, I6, I7, I13).

@@ -26,7 +26,7 @@ var everyElement = api.ElementFilter{Last: -1}
 
 func elementText(t *testing.T, s *testserver.Server, id int64, element int) (text string, end *api.ManagedLogEnd) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	end, err := s.Client.ManagedLogs(ctx, id, api.ManagedLogFilter{Element: &element, Follow: true}, func(c api.LogChunk) error {
 		text += string(c.Data)
@@ -62,7 +62,7 @@ func startArray(t *testing.T, ctx context.Context, c client.Client, queue, task 
 func TestArray(t *testing.T) {
 	s := testserver.Start(t, config)
 	c, queue := engine(t, s)
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	r, id := startArray(t, ctx, c, queue, "name: sweep\narray: {count: 40, parallel: 3}\nrun: echo element $SKYPILOT_ARRAY_INDEX of $SKYPILOT_ARRAY_COUNT\n")
 	var res result
@@ -98,7 +98,7 @@ func TestArray(t *testing.T) {
 func TestArrayFailures(t *testing.T) {
 	s := testserver.Start(t, config)
 	c, queue := engine(t, s)
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	r, id := startArray(t, ctx, c, queue, "name: mixed\narray: {values: {CODE: [0, 3, 33], N: [1, 2]}, parallel: 2}\nresources: {job_recovery: {max_restarts_on_errors: 1}}\nrun: echo $N; exit $CODE\n")
 	err := r.Get(ctx, nil)
@@ -128,7 +128,7 @@ func TestArrayFailures(t *testing.T) {
 func TestArrayCancelled(t *testing.T) {
 	s := testserver.Start(t, config)
 	c, queue := engine(t, s)
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	r, id := startArray(t, ctx, c, queue, "name: long\narray: {count: 1000, parallel: 2}\nrun: echo begun; sleep 1000\n")
 	for listed(t, s, id, everyElementSoon(s, id)).Counts[api.ManagedRunning] < 2 {
@@ -179,7 +179,7 @@ func liveText(t *testing.T, s *testserver.Server, id int64, element int) (text s
 func TestArrayPreempted(t *testing.T) {
 	s := testserver.Start(t, config)
 	c, queue := engine(t, s)
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	r, id := startArray(t, ctx, c, queue, "name: spot\narray: {count: 48, parallel: 2}\nresources: {use_spot: true}\nrun: sleep 6\n")
 	everyElementSoon(s, id)

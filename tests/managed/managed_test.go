@@ -57,7 +57,7 @@ func run(t *testing.T, ctx context.Context, c client.Client, queue, task string)
 func TestEndings(t *testing.T) {
 	s := testserver.Start(t, config)
 	c, queue := engine(t, s)
-	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	runs := map[string]client.WorkflowRun{}
 	want := map[string]string{}
@@ -107,7 +107,7 @@ func said(err error) (e api.Error) {
 func TestCancelIsFinal(t *testing.T) {
 	s := testserver.Start(t, config)
 	c, queue := engine(t, s)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	r := run(t, ctx, c, queue, "name: long\nrun: sleep 1000")
 	up(t, ctx, s, "long-1")

@@ -115,9 +115,7 @@ func TestSchedule(t *testing.T) {
 	if l, err := s.Client.Schedules(ctx, ""); err != nil || len(l.Schedules) != 0 {
 		t.Errorf("%+v %v", l, err)
 	}
-	if r := row(t, s, 1); r.Status != api.ManagedRunning {
-		t.Errorf("%s", r.Status)
-	}
+	until(t, s, 1, "running", func(r api.ManagedJob) bool { return r.Status == api.ManagedRunning })
 	if _, err := s.Client.CancelManagedJobs(ctx, &api.JobsCancelBody{AllUsers: true}); err != nil {
 		t.Fatal(err)
 	}

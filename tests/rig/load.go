@@ -16,7 +16,7 @@ import (
 )
 
 // Patience is how long a request may take to end, faults included, unless a Load says otherwise.
-const Patience = 90 * time.Second
+const Patience = 3 * time.Minute
 
 // Ask is one request of the load, and how it must end.
 type Ask struct {
@@ -220,10 +220,15 @@ func Either(ways ...func(api.Request) error) func(api.Request) error {
 
 // Status is a cluster's status, "" if there is none.
 func (l *Load) Status(cluster string) api.ClusterStatus {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	l.T.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), l.patience())
 	defer cancel()
 	list, err := l.Client.Clusters(ctx, api.ClusterFilter{Names: []string{cluster}, AllUsers: true})
-	if err != nil || len(list.Clusters) == 0 {
+	switch {
+	case err != nil:
+		l.T.Errorf("status of %s: %v", cluster, err)
+		return ""
+	case len(list.Clusters) == 0:
 		return ""
 	}
 	return list.Clusters[0].Status

@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/skyloom/skyloom/tests/rig"
 )
 
 func TestCommands(t *testing.T) {
@@ -139,12 +142,8 @@ func socks(proxy, port int) (net.Conn, error) {
 }
 
 func freePort(t *testing.T) int {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Helper()
+	return int(netip.MustParseAddrPort(rig.Reserve(t)).Port())
 }
 
 func TestRemoteForwarding(t *testing.T) {

@@ -46,7 +46,7 @@ func Start(t *testing.T, yaml string) *Server {
 			t.Error(err)
 		}
 	})
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		if c, err := client(home); err == nil {
 			if h, err := c.Health(ctx); err == nil && h.Status == "healthy" {
 				return &Server{Home: home, URL: c.Endpoint(), Client: c}

@@ -11,7 +11,7 @@ import (
 // TestSavedAtTheEnd gives attempts up whose folder can still be reached: one that fails by itself, and one that loses its other node.
 // Neither has an interval, nor does it get a notice; the next attempt goes on where the one before was all the same.
 func TestSavedAtTheEnd(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	x := start(t, ctx, func(string) string {
 		return `name: ends

@@ -205,7 +205,7 @@ func TestPreemptedFiveTimes(t *testing.T) {
 	if n, err := strconv.Atoi(os.Getenv("SKYLOOM_TRAIN")); err == nil && n > times {
 		times = n
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(times)*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(times)*2*time.Minute)
 	defer cancel()
 	dir := t.TempDir()
 	goal := filepath.Join(dir, "goal")
@@ -320,7 +320,7 @@ func (x *trial) events() []api.Event {
 
 // TestAllRanks saves the folders of two nodes together: each rank gets its own back, and nothing else.
 func TestAllRanks(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	text := `name: ranks
 num_nodes: 2
@@ -344,7 +344,7 @@ run: |
 		l, err := x.s.Client.SaveCheckpoints(ctx, x.id)
 		return err == nil && len(l.Checkpoints) == 1 && l.Checkpoints[0].Ranks == 2 && l.Checkpoints[0].Files == 2
 	})
-	x.preempt(x.row().Cluster, 4)
+	x.preempt(x.row().Cluster, 10)
 	x.until("the job ends", func() bool { return x.row().Status.Terminal() })
 	if r := x.row(); r.Status != api.ManagedSucceeded || r.Attempt != 2 {
 		t.Errorf("%s after %d attempts: %s", r.Status, r.Attempt, r.FailureReason)
@@ -356,7 +356,7 @@ run: |
 
 // TestLogOfALostNode loses nodes without a notice: what they had printed is there all the same, but for the last seconds.
 func TestLogOfALostNode(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	x := start(t, ctx, func(string) string {
 		return `name: talks

@@ -19,7 +19,7 @@ import (
 func TestLaunchIsToldInTheWebUI(t *testing.T) {
 	s := testserver.Start(t, "memory_provider: {enabled: true}\nlocal: {enabled: false}\n")
 	page := browser.Open(t, s.URL)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 
 	resp, err := http.Get(s.URL + "/temporal/")

@@ -63,7 +63,7 @@ func TestFrontendWantsTheKey(t *testing.T) {
 	for what, call := range calls {
 		for name, h := range headers {
 			t.Run(what+", "+name, func(t *testing.T) {
-				ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 				defer cancel()
 				if h.value != "" {
 					ctx = metadata.AppendToOutgoingContext(ctx, "authorization", h.value)
@@ -116,7 +116,7 @@ func TestInnerPortsRefuseStrangers(t *testing.T) {
 	if len(all) < 5 {
 		t.Fatalf("found listeners %v, want five of the engine", all)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	// The right key opens the frontend only.
 	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+e.Token())

@@ -129,7 +129,7 @@ func greet(t testing.TB, c client.Client, id string) client.WorkflowRun {
 // eventually repeats a check whose truth needs a moment.
 func eventually(t testing.TB, what string, check func() error) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		err := check()
 		if err == nil {

@@ -26,7 +26,7 @@ import (
 
 func TestExternal(t *testing.T) {
 	inner := shared(t) // to a client, an engine in another process is no different
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	for name, o := range map[string]engine.ExternalOptions{
 		"inline key": {APIKey: inner.Token()},
@@ -106,7 +106,7 @@ func TestMutualTLS(t *testing.T) {
 	go func() { _ = proxy.Serve(listener) }()
 	t.Cleanup(proxy.Stop)
 
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	o := engine.ExternalOptions{
 		Address: listener.Addr().String(),

@@ -85,7 +85,7 @@ func TestKillLosesNothing(t *testing.T) {
 	}
 	c := dial(t, e, ring)
 	work(t, c)
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	var got string
 	if err := c.GetWorkflow(ctx, "greet/killed", "").Get(ctx, &got); err != nil || got != "hello survivor" {

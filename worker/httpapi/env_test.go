@@ -204,7 +204,7 @@ func newEnv(t testing.TB, change ...func(*Options)) *env {
 }
 
 func (e *env) client() *api.Client {
-	return api.NewClient(e.url, testToken, api.WithPatience(20*time.Second))
+	return api.NewClient(e.url, testToken, api.WithPatience(2*time.Minute))
 }
 
 // call sends a request with the token; headers come as name, value pairs. Host replaces the Host header.
@@ -301,7 +301,7 @@ func (e *env) event(key string, ev api.Event) {
 
 func within(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if f() {
 			return
 		}

@@ -126,7 +126,7 @@ func TestLogsFollowedOverCuts(t *testing.T) {
 	got := newCollector()
 	result := make(chan error, 1)
 	go func() {
-		c := api.NewClient(cut, testToken, api.WithPatience(30*time.Second), api.WithSleep(func(context.Context, time.Duration) error { return nil }))
+		c := api.NewClient(cut, testToken, api.WithPatience(2*time.Minute), api.WithSleep(func(context.Context, time.Duration) error { return nil }))
 		end, err := c.JobLogs(t.Context(), "c1", api.LogFilter{Follow: true}, got.take)
 		if err == nil && end.Status != api.JobFailed {
 			err = fmt.Errorf("ended as %+v", end)

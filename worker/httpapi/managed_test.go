@@ -320,7 +320,7 @@ func TestManagedLogsFollowed(t *testing.T) {
 	}
 	result := make(chan res, 1)
 	go func() {
-		c := api.NewClient(cut, testToken, api.WithPatience(30*time.Second), api.WithSleep(func(context.Context, time.Duration) error { return nil }))
+		c := api.NewClient(cut, testToken, api.WithPatience(2*time.Minute), api.WithSleep(func(context.Context, time.Duration) error { return nil }))
 		end, err := c.ManagedLogs(t.Context(), id, api.ManagedLogFilter{Follow: true}, got.story)
 		result <- res{end, err}
 	}()

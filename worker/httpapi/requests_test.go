@@ -121,7 +121,7 @@ func TestFollowRequestOverCuts(t *testing.T) {
 	follow := make(chan error, 1)
 	var last *api.Request
 	go func() {
-		c := api.NewClient(cut, testToken, api.WithPatience(20*time.Second), api.WithSleep(func(context.Context, time.Duration) error { return nil }))
+		c := api.NewClient(cut, testToken, api.WithPatience(2*time.Minute), api.WithSleep(func(context.Context, time.Duration) error { return nil }))
 		var err error
 		last, err = c.FollowRequest(t.Context(), idA, 0, func(ev api.Event) error {
 			got = append(got, ev.Message)

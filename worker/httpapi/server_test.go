@@ -94,7 +94,7 @@ func TestServe(t *testing.T) {
 	select {
 	case <-e.be.shutdown:
 		cancel()
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("Shutdown was not called")
 	}
 	if err := <-ended; err != nil {

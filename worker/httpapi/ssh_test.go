@@ -47,7 +47,7 @@ func TestTunnel(t *testing.T) {
 	node := sshNode(t)
 	e.be.nodes = func(string) ([]NodeClient, error) { return []NodeClient{node}, nil }
 	c := api.NewClient(e.url, testToken, api.WithPatience(0))
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	tun, err := c.DialSSH(ctx, "c", 0, "ssh-ed25519 KEY")
 	if err != nil {
 		t.Fatal(err)

@@ -64,7 +64,7 @@ func run(m *testing.M) int {
 		return fail(err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	if shared, err = engine.Start(ctx, engine.Options{Dir: filepath.Join(dir, "engine")}); err != nil {
 		return fail(err)
