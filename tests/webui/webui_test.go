@@ -3,6 +3,7 @@ package webui
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -10,6 +11,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/client"
 
 	"github.com/skyloom/skyloom/api"
 	"github.com/skyloom/skyloom/tests/browser"
@@ -44,6 +48,7 @@ func TestLaunchIsToldInTheWebUI(t *testing.T) {
 		t.Fatalf("the launch ended %s: %v", r.Status, r.Error)
 	}
 
+	listed(t, ctx, s, "cluster/seen", "request/"+launch.RequestID)
 	link, err := s.Client.LoginLink(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -70,6 +75,37 @@ func TestLaunchIsToldInTheWebUI(t *testing.T) {
 		}
 		if strings.Contains(string(data), "clear-on-the-page") {
 			t.Errorf("%s holds a task's text in clear", name)
+		}
+	}
+}
+
+// listed waits until the engine's lists have the workflows: they come into them a little later than they begin.
+func listed(t *testing.T, ctx context.Context, s *testserver.Server, ids ...string) {
+	t.Helper()
+	i, err := s.Client.Info(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := os.ReadFile(i.Temporal.TokenFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.Dial(client.Options{HostPort: i.Temporal.Address, Namespace: i.Temporal.Namespace,
+		Credentials: client.NewAPIKeyStaticCredentials(strings.TrimSpace(string(key))), ConnectionOptions: client.ConnectionOptions{TLSDisabled: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for _, id := range ids {
+		for {
+			l, err := c.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{Query: fmt.Sprintf("WorkflowId = %q", id)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(l.Executions) > 0 {
+				break
+			}
+			time.Sleep(50 * time.Millisecond)
 		}
 	}
 }
