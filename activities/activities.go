@@ -45,6 +45,8 @@ type Activities struct {
 	Limits store.AdmissionLimits
 	// LostAfter is how long a node may be silent before it counts as lost, where nothing can confirm it; 0: five minutes.
 	LostAfter time.Duration
+	// ReapAge is how old a node or a row must be before the reaper may take it for nobody's; 0: a minute.
+	ReapAge time.Duration
 	// SaveLast makes a checkpoint of an attempt that is given up, if it can; nil: there are none.
 	SaveLast func(context.Context, NodesInput, WatchedCheckpoint)
 	// Retention says how long ended things are kept.

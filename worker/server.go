@@ -37,6 +37,8 @@ type Options struct {
 	Addr   string // overrides the configured address; empty: 127.0.0.1 and the configured port
 	Debug  bool   // profiles under /debug/pprof/
 	Log    *slog.Logger
+	// ReapAge is how old a node or a row must be before the reaper may take it for nobody's; 0: a minute.
+	ReapAge time.Duration
 }
 
 // Run starts a server and serves until ctx ends.
@@ -155,6 +157,9 @@ func (s *server) bringUp(ctx context.Context, set config.Server) error {
 		return err
 	}
 	s.closers = append(s.closers, s.client.Close)
+	if err := claim(ctx, s.engine, s.client, s.store.Installation()); err != nil {
+		return err
+	}
 
 	agents := agentbin.New(filepath.Join(s.o.Home, "cache", "agent"))
 	if s.infra, err = openInfra(s.o.Config, s.o.Home, s.store.Installation(), agents, s.engine.Embedded(), s.log); err != nil {
@@ -162,14 +167,11 @@ func (s *server) bringUp(ctx context.Context, set config.Server) error {
 	}
 	s.closers = append(s.closers, s.infra.close)
 	s.acts = &activities.Activities{Store: s.store, Artifacts: s.artifacts, Secrets: s.secrets, Providers: s.infra.registry, Agent: agents, Home: s.o.Home, Engine: s.client, Log: s.log,
-		Allowed: s.o.Config.AllowedClouds(), Limits: admissionLimits(s.o.Config), LostAfter: s.o.Config.Health().LostAfter}
+		Allowed: s.o.Config.AllowedClouds(), Limits: admissionLimits(s.o.Config), LostAfter: s.o.Config.Health().LostAfter, ReapAge: s.o.ReapAge}
 	if s.workers, err = startWorkers(s.client, s.acts); err != nil {
 		return err
 	}
 	s.closers = append(s.closers, func() { stopWorkers(s.workers) })
-	if err := ensureSchedules(ctx, s.client); err != nil {
-		return err
-	}
 
 	// With an engine of its own there is one server per home: it takes its watches up again at once after a crash.
 	owner := "embedded"

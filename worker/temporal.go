@@ -1,16 +1,11 @@
 package worker
 
 import (
-	"context"
-	"errors"
 	"sync"
 	"time"
 
-	enumspb "go.temporal.io/api/enums/v1"
-	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
-	"go.temporal.io/sdk/temporal"
 	sdkworker "go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
 
@@ -83,20 +78,4 @@ func stopWorkers(ws []sdkworker.Worker) {
 		}()
 	}
 	wg.Wait()
-}
-
-// ensureSchedules makes what runs by the clock.
-func ensureSchedules(ctx context.Context, c client.Client) error {
-	_, err := c.ScheduleClient().Create(ctx, client.ScheduleOptions{
-		ID:      "reaper",
-		Spec:    client.ScheduleSpec{Intervals: []client.ScheduleIntervalSpec{{Every: 5 * time.Minute}}},
-		Overlap: enumspb.SCHEDULE_OVERLAP_POLICY_SKIP,
-		Action: &client.ScheduleWorkflowAction{ID: "reaper", Workflow: "Reaper", TaskQueue: activities.QueueMain, WorkflowTaskTimeout: activities.WorkflowTaskTimeout,
-			StaticSummary: "what the infra holds against what workflows own"},
-	})
-	var exists *serviceerror.AlreadyExists
-	if errors.Is(err, temporal.ErrScheduleAlreadyRunning) || errors.As(err, &exists) {
-		return nil
-	}
-	return err
 }
