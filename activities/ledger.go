@@ -30,9 +30,10 @@ type ledger struct {
 	asked map[string]Owned
 }
 
-// openLedger reads what is known. An owner that ended is found by one listing for all of them.
-func (a *Activities) openLedger(ctx context.Context, rows []api.Cluster) (*ledger, error) {
-	l := &ledger{a: a, rows: map[string]api.Cluster{}, watch: map[string]WatchRow{}, parts: uint32(len(rows)/askedEachRound) + 1, asked: map[string]Owned{}}
+// openLedger reads what is known; jobs is how many managed jobs have not ended. An owner that ended is found by one listing for all
+// of them.
+func (a *Activities) openLedger(ctx context.Context, rows []api.Cluster, jobs int) (*ledger, error) {
+	l := &ledger{a: a, rows: map[string]api.Cluster{}, watch: map[string]WatchRow{}, parts: uint32(max(len(rows), jobs)/askedEachRound) + 1, asked: map[string]Owned{}}
 	if l.parts == 1 {
 		return l, nil // all are asked
 	}
@@ -92,7 +93,7 @@ func (a *Activities) owners(ctx context.Context, which string) (map[string]bool,
 // balances says that an incarnation's row, its watch and what the infra lists agree, and that its owner lives: nothing is to be
 // deleted, removed or looked at.
 func (l *ledger) balances(hash string, listed []providers.Node) bool {
-	if l.ended == nil || crc32.ChecksumIEEE([]byte(hash))%l.parts == l.round%l.parts {
+	if l.turn(hash) {
 		return false
 	}
 	row, ok := l.rows[hash]
@@ -111,6 +112,11 @@ func (l *ledger) balances(hash string, listed []providers.Node) bool {
 		delete(state, n.ID)
 	}
 	return len(state) == 0
+}
+
+// turn says that what bears a name is asked in this round whatever the books say.
+func (l *ledger) turn(name string) bool {
+	return l.ended == nil || crc32.ChecksumIEEE([]byte(name))%l.parts == l.round%l.parts
 }
 
 func (l *ledger) owner(row api.Cluster) string {

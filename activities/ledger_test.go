@@ -59,13 +59,13 @@ func TestLedger(t *testing.T) {
 		}
 	}
 	// A few clusters are spared the reading: none is passed over.
-	few, err := a.openLedger(ctx, rows[:3])
+	few, err := a.openLedger(ctx, rows[:3], 3)
 	if err != nil || few.balances("h0", []providers.Node{node("h0")}) {
 		t.Fatal("with few clusters all are asked", err)
 	}
 	asked := map[string]bool{}
 	for range 4 {
-		l, err := a.openLedger(ctx, rows)
+		l, err := a.openLedger(ctx, rows, len(rows))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -104,7 +104,7 @@ func TestLedger(t *testing.T) {
 	// Later rounds hear of those that have ended.
 	a.reaped = time.Now()
 	engine.ids = []string{"job/7"}
-	l, err := a.openLedger(ctx, rows)
+	l, err := a.openLedger(ctx, rows, len(rows))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func TestLedger(t *testing.T) {
 		t.Errorf("who has ended is not what %q lists", engine.query)
 	}
 	engine.err = errors.New("no")
-	if l, err = a.openLedger(ctx, rows); err != nil || l.balances("h0", []providers.Node{node("h0")}) {
+	if l, err = a.openLedger(ctx, rows, len(rows)); err != nil || l.balances("h0", []providers.Node{node("h0")}) {
 		t.Errorf("without the engine's list nobody is passed over (%v)", err)
 	}
 }

@@ -36,8 +36,20 @@ const (
 // ClusterWorkflowID is the id of the workflow that owns the cluster name.
 func ClusterWorkflowID(name string) string { return "cluster/" + name }
 
-// ManagedWorkflowID is the id of the workflow of a managed job.
-func ManagedWorkflowID(id int64) string { return fmt.Sprintf("job/%d", id) }
+// ManagedWorkflowID is the id of the workflow of a managed job that this server starts.
+func ManagedWorkflowID(id int64) string { return fmt.Sprintf("%s%d", ManagedWorkflows, id) }
+
+// ManagedWorkflows is how the ids of workflows of managed jobs begin that this server starts.
+const ManagedWorkflows = "job/"
+
+// ManagedWorkflow is the id of the workflow that carries a managed job, given one of its rows: also of one that a workflow of
+// others has started, under an id of their choice.
+func ManagedWorkflow(row api.ManagedJob) string {
+	if row.Workflow != "" {
+		return row.Workflow
+	}
+	return ManagedWorkflowID(row.ID)
+}
 
 // RequestWorkflowID is the id of the workflow that carries out a request.
 func RequestWorkflowID(id string) string { return "request/" + id }

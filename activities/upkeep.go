@@ -21,14 +21,21 @@ type ReapOutput struct {
 	Deleted []string `json:"deleted,omitempty"`
 	Woken   []string `json:"woken,omitempty"`   // clusters told to look at their nodes
 	Removed []string `json:"removed,omitempty"` // rows whose workflow is gone
+	Ended   []int64  `json:"ended,omitempty"`   // managed jobs whose workflow is gone
 	Errors  []string `json:"errors,omitempty"`
 }
 
 // PublicPayload marks the type as free of secrets.
 func (ReapOutput) PublicPayload() {}
 
-// reapAge is how old a node must be before the reaper may take it for nobody's.
-const reapAge = time.Minute
+// young says that something is too new for the reaper to judge: what belongs to it may not be written yet.
+func (a *Activities) young(t time.Time) bool {
+	age := a.ReapAge
+	if age == 0 {
+		age = time.Minute
+	}
+	return time.Since(t) < age
+}
 
 // Reap compares what the infra holds under our installation's tag with what workflows own, both ways. Idempotent.
 func (a *Activities) Reap(ctx context.Context) (ReapOutput, error) {
@@ -70,19 +77,29 @@ func (a *Activities) Reap(ctx context.Context) (ReapOutput, error) {
 	if err != nil {
 		return out, err
 	}
-	book, err := a.openLedger(ctx, rows)
+	jobs, err := a.openJobs(ctx)
 	if err != nil {
 		return out, err
 	}
+	book, err := a.openLedger(ctx, rows, len(jobs))
+	if err != nil {
+		return out, err
+	}
+	left := map[string]string{} // who owned what may be left, by incarnation
 	for _, hash := range sortedKeys(groups) {
 		g := groups[hash]
 		if book.balances(hash, g.nodes) {
 			continue
 		}
+		owner := a.ownerOf(ctx, g.ref.Name, hash)
 		owned, err := book.owned(ctx, g.ref.Name, hash)
 		if err != nil {
 			out.Errors = append(out.Errors, fmt.Sprintf("%s: %v", g.ref.Name, err))
+			left[hash] = owner
 			continue
+		}
+		if owned.Hash != hash {
+			left[hash] = owner
 		}
 		known := map[string]bool{}
 		for _, n := range owned.Nodes {
@@ -90,7 +107,7 @@ func (a *Activities) Reap(ctx context.Context) (ReapOutput, error) {
 		}
 		var ids []string
 		for _, n := range g.nodes {
-			if time.Since(n.CreatedAt) < reapAge || owned.Hash == hash && (known[n.ID] || n.Token == owned.Token) {
+			if a.young(n.CreatedAt) || owned.Hash == hash && (known[n.ID] || n.Token == owned.Token) {
 				continue
 			}
 			ids = append(ids, n.ID)
@@ -105,20 +122,30 @@ func (a *Activities) Reap(ctx context.Context) (ReapOutput, error) {
 			out.Errors = append(out.Errors, fmt.Sprintf("%s: %v", g.ref.NameOnCloud(), err))
 			continue
 		}
+		if still, err := g.p.List(ctx, g.ref.Tag()); err == nil && len(still) == 0 {
+			delete(left, hash)
+		}
 		out.Deleted = append(out.Deleted, g.ref.NameOnCloud())
 		a.Log.Warn("reaper deleted nodes that nobody owns", "cluster", g.ref.NameOnCloud(), "infra", g.p.Name(), "nodes", len(g.nodes))
 		a.say(ctx, "reap/"+hash, 0, api.Event{Cluster: g.ref.Name, Hash: hash, Kind: api.EventError, Step: "reap", Message: fmt.Sprintf("%d node(s) that no cluster owns were deleted", len(g.nodes))})
 	}
 	for _, r := range rows {
-		if time.Since(r.StatusUpdatedAt) < reapAge || groups[r.Hash] != nil && book.balances(r.Hash, groups[r.Hash].nodes) {
+		if groups[r.Hash] != nil && book.balances(r.Hash, groups[r.Hash].nodes) {
+			continue
+		}
+		if a.young(r.StatusUpdatedAt) {
+			left[r.Hash] = r.Owner
 			continue
 		}
 		owned, err := book.owned(ctx, r.Name, r.Hash)
 		if err != nil {
 			out.Errors = append(out.Errors, fmt.Sprintf("%s: %v", r.Name, err))
+			left[r.Hash] = r.Owner
 			continue
 		}
 		switch {
+		case owned.Hash != r.Hash && !answered[r.Cloud]:
+			left[r.Hash] = r.Owner
 		case owned.Hash != r.Hash && answered[r.Cloud]:
 			// The workflow is gone, or has another incarnation: the row tells of nothing.
 			err := a.Store.Write(ctx, store.Batch{Removals: []store.Removal{{Name: r.Name, Hash: r.Hash, Seq: r.Seq + 1_000_000, At: time.Now()}},
@@ -139,6 +166,9 @@ func (a *Activities) Reap(ctx context.Context) (ReapOutput, error) {
 			}
 			out.Woken = append(out.Woken, r.Name)
 		}
+	}
+	if err := a.endJobs(ctx, jobs, book, left, &out); err != nil {
+		return out, err
 	}
 	if len(out.Errors) == 0 {
 		a.mu.Lock()

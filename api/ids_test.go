@@ -25,6 +25,9 @@ func TestManagedState(t *testing.T) {
 	row := func(st ManagedStatus, group, primary bool) ManagedJob {
 		return ManagedJob{Status: st, Group: group, Primary: primary, Name: string(st)}
 	}
+	ended := func(name string, st ManagedStatus, by string) ManagedJob {
+		return ManagedJob{TaskName: name, Status: st, Group: true, Primary: name != "c" || st == ManagedFailed, EndedBy: by}
+	}
 	for _, c := range []struct {
 		rows []ManagedJob
 		want ManagedStatus
@@ -34,6 +37,11 @@ func TestManagedState(t *testing.T) {
 		{[]ManagedJob{row(ManagedSucceeded, false, false), row(ManagedSucceeded, false, false)}, ManagedSucceeded},
 		{[]ManagedJob{row(ManagedCancelled, true, false), row(ManagedSucceeded, true, true)}, ManagedSucceeded},
 		{[]ManagedJob{row(ManagedFailed, true, false), row(ManagedRunning, true, true)}, ManagedRunning},
+		// A launch that failed is the group's end, wherever the task stands and whether it is a primary one.
+		{[]ManagedJob{ended("b", ManagedCancelled, "c"), ended("c", ManagedFailedPrechecks, "")}, ManagedFailedPrechecks},
+		{[]ManagedJob{ended("c", ManagedFailedPrechecks, ""), ended("b", ManagedCancelled, "c")}, ManagedFailedPrechecks},
+		{[]ManagedJob{ended("b", ManagedCancelled, "c"), ended("c", ManagedFailedPrechecks, ""), ended("d", ManagedCancelling, "")}, ManagedCancelling},
+		{[]ManagedJob{ended("b", ManagedCancelled, ""), ended("c", ManagedFailed, "")}, ManagedCancelled},
 	} {
 		if got, decisive := ManagedState(c.rows); got != c.want || (len(c.rows) > 0 && decisive.Status != c.want) {
 			t.Errorf("%s: %s %s", fmt.Sprint(c.want), got, decisive.Status)

@@ -1,6 +1,9 @@
 package api
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // ManagedStatus is the state of a managed job, and of each of its tasks.
 type ManagedStatus string
@@ -86,9 +89,12 @@ type ManagedJob struct {
 	NumJobs       int               `json:"num_jobs"`
 	Group         bool              `json:"is_job_group,omitempty"`
 	Primary       bool              `json:"is_primary_in_job_group,omitempty"`
+	EndedBy       string            `json:"ended_by,omitempty" doc:"of a group: the task that could not be launched, and so ended this one"`
 	ClusterJobID  int64             `json:"cluster_job_id,omitempty"`
 	CostDollars   float64           `json:"cost,omitempty" doc:"US dollars, over all attempts"`
 	Array         *ArrayProgress    `json:"array,omitempty" doc:"of an array: its elements"`
+	Workflow      string            `json:"workflow,omitempty" doc:"id of the workflow that carries it, if a workflow of others started it: else job/JOB_ID"`
+	WorkflowRun   string            `json:"workflow_run,omitempty" doc:"first run of that workflow"`
 	Seq           int64             `json:"seq" doc:"order of versions of this row"`
 }
 
@@ -144,8 +150,11 @@ type ManagedList struct {
 }
 
 // ManagedState is the state of a whole job, from the rows of its tasks: that of the first one, in order, that has not
-// succeeded; in a group only primary tasks count.
+// succeeded; in a group only primary tasks count, and a task that was ended because another could not be launched counts as that one.
 func ManagedState(tasks []ManagedJob) (status ManagedStatus, decisive ManagedJob) {
+	if by := launchFailure(tasks); by != nil {
+		return by.Status, *by
+	}
 	for _, t := range tasks {
 		if t.Status != ManagedSucceeded && (!t.Group || t.Primary) {
 			return t.Status, t
@@ -155,4 +164,19 @@ func ManagedState(tasks []ManagedJob) (status ManagedStatus, decisive ManagedJob
 		return "", ManagedJob{}
 	}
 	return ManagedSucceeded, tasks[len(tasks)-1]
+}
+
+// launchFailure is the task of a group that could not be launched and so ended the others; while they end, one of these.
+func launchFailure(tasks []ManagedJob) *ManagedJob {
+	ended := slices.IndexFunc(tasks, func(t ManagedJob) bool { return t.EndedBy != "" })
+	if ended < 0 {
+		return nil
+	}
+	if open := slices.IndexFunc(tasks, func(t ManagedJob) bool { return !t.Status.Terminal() }); open >= 0 {
+		return &tasks[open]
+	}
+	if by := slices.IndexFunc(tasks, func(t ManagedJob) bool { return t.TaskName == tasks[ended].EndedBy }); by >= 0 {
+		return &tasks[by]
+	}
+	return nil
 }

@@ -89,11 +89,12 @@ func (b *backend) CancelManagedJobs(ctx context.Context, in api.JobsCancelBody) 
 	if err != nil {
 		return api.JobsCancelReply{}, err
 	}
-	open := map[int64]bool{}
+	open, head := map[int64]bool{}, map[int64]api.ManagedJob{}
 	var ids []int64
 	for _, r := range rows {
 		if _, ok := open[r.ID]; !ok {
 			ids = append(ids, r.ID)
+			head[r.ID] = r
 		}
 		open[r.ID] = open[r.ID] || !r.Status.Terminal()
 	}
@@ -110,12 +111,8 @@ func (b *backend) CancelManagedJobs(ctx context.Context, in api.JobsCancelBody) 
 		if !open[ids[i]] {
 			return nil
 		}
-		err := b.client.CancelWorkflow(ctx, activities.ManagedWorkflowID(ids[i]), "")
-		var missing *serviceerror.NotFound
-		if errors.As(err, &missing) {
-			return nil
-		}
-		took[i] = err == nil
+		var err error
+		took[i], err = b.cancelJob(ctx, head[ids[i]])
 		return err
 	})
 	rep := api.JobsCancelReply{Cancelled: []int64{}}
@@ -127,6 +124,30 @@ func (b *backend) CancelManagedJobs(ctx context.Context, in api.JobsCancelBody) 
 		}
 	}
 	return rep, err
+}
+
+// cancelJob asks the workflow of a job to end. False: it has ended.
+func (b *backend) cancelJob(ctx context.Context, row api.ManagedJob) (took bool, err error) {
+	id := activities.ManagedWorkflow(row)
+	if row.WorkflowRun != "" { // others may have used the id again
+		d, err := b.client.DescribeWorkflowExecution(ctx, id, "")
+		if err == nil && d.GetWorkflowExecutionInfo().GetFirstRunId() != row.WorkflowRun {
+			return false, nil
+		}
+		if err != nil && !gone(err) {
+			return false, err
+		}
+	}
+	if err = b.client.CancelWorkflow(ctx, id, ""); gone(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// gone says that the engine knows of no such workflow that runs.
+func gone(err error) bool {
+	var missing *serviceerror.NotFound
+	return errors.As(err, &missing)
 }
 
 // batchPriority puts the tasks of managed jobs behind those of requests, at the engine's usual 3, which somebody waits for.
@@ -172,10 +193,9 @@ func (s *server) admission(ctx context.Context) {
 			s.log.Warn("admission", "error", err)
 		}
 		for _, id := range ids {
-			err := s.client.SignalWorkflow(ctx, activities.ManagedWorkflowID(activities.AdmissionJob(id)), "", activities.SignalAdmitted, nil)
-			var missing *serviceerror.NotFound
+			err := s.admitted(ctx, activities.AdmissionJob(id))
 			switch {
-			case errors.As(err, &missing):
+			case gone(err):
 				// It has ended without giving its slot back: its workflow was terminated from outside.
 				err = s.store.ReleaseAdmission(ctx, id, store.PhaseNone)
 			case err == nil:
@@ -192,6 +212,18 @@ func (s *server) admission(ctx context.Context) {
 		case <-changed:
 		}
 	}
+}
+
+// admitted nudges the workflow of a job, which asks again then.
+func (s *server) admitted(ctx context.Context, id int64) error {
+	row, err := s.store.ManagedHead(ctx, id)
+	if errors.Is(err, store.ErrNotFound) {
+		row, err = api.ManagedJob{ID: id}, nil
+	}
+	if err != nil {
+		return err
+	}
+	return s.client.SignalWorkflow(ctx, activities.ManagedWorkflow(row), "", activities.SignalAdmitted, nil)
 }
 
 // admissionLimits are how many managed jobs may launch and run at once, from jobs.limits in the configuration.

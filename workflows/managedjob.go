@@ -54,6 +54,9 @@ func ManagedJob(ctx workflow.Context, in ManagedInput) (ManagedResult, error) {
 	root, _ := workflow.NewDisconnectedContext(ctx)
 	j := &job{in: in, outer: ctx, root: root, prefix: workflow.GetInfo(ctx).FirstRunID}
 	if in.ID == 0 {
+		if err := j.foreign(); err != nil {
+			return ManagedResult{}, err
+		}
 		var ids []int64
 		if err := workflow.ExecuteLocalActivity(local(root, "take a number"), acts.JobNumbers, in.Body.RequestID, 1).Get(root, &ids); err != nil {
 			return ManagedResult{}, err
@@ -89,6 +92,16 @@ func ManagedJob(ctx workflow.Context, in ManagedInput) (ManagedResult, error) {
 	return j.end()
 }
 
+// foreign refuses a workflow of others that bears an id which a job of this server's own may get.
+func (j *job) foreign() error {
+	id := workflow.GetInfo(j.outer).WorkflowExecution.ID
+	if !strings.HasPrefix(id, activities.ManagedWorkflows) || workflow.GetVersion(j.root, "own ids are refused", workflow.DefaultVersion, 1) == workflow.DefaultVersion {
+		return nil
+	}
+	return failure(&api.Error{Kind: api.ErrInvalid, Message: fmt.Sprintf("workflow id %q: ids that begin with %q are those of this server's own jobs", id, activities.ManagedWorkflows),
+		Hint: "start ManagedJob under another id"})
+}
+
 // job is the workflow's memory while it runs.
 type job struct {
 	in          ManagedInput
@@ -114,6 +127,9 @@ func (j *job) open() *api.Error {
 	for i := range j.state.Spec.Tasks {
 		r := &taskRun{Index: i, Row: ManagedRow(j.state.Spec, j.in, i, j.state.Began)}
 		r.Row.Seq = 1
+		if info := workflow.GetInfo(j.outer); info.WorkflowExecution.ID != activities.ManagedWorkflowID(j.in.ID) {
+			r.Row.Workflow, r.Row.WorkflowRun = info.WorkflowExecution.ID, info.FirstRunID
+		}
 		j.state.Runs = append(j.state.Runs, r)
 		batch.ManagedJobs = append(batch.ManagedJobs, r.Row)
 	}

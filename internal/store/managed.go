@@ -181,6 +181,19 @@ func (s *Store) ManagedJob(ctx context.Context, id int64) ([]api.ManagedJob, err
 	return rows, err
 }
 
+// ManagedHead reads the row of a job's first task.
+func (s *Store) ManagedHead(ctx context.Context, id int64) (row api.ManagedJob, err error) {
+	var data []byte
+	err = s.row(ctx, "SELECT data FROM managed_jobs WHERE job_id = ? AND task_id = 0", id).Scan(&data)
+	if errors.Is(err, sql.ErrNoRows) {
+		return row, fmt.Errorf("managed job %d: %w", id, ErrNotFound)
+	}
+	if err != nil {
+		return row, s.wrap(err)
+	}
+	return row, json.Unmarshal(data, &row)
+}
+
 // ManagedOpen lists the jobs of a request (of all, if it is empty) that have not ended, by number.
 func (s *Store) ManagedOpen(ctx context.Context, requestID string) (ids []int64, err error) {
 	q, args := "SELECT DISTINCT job_id FROM managed_jobs WHERE terminal = 0 ORDER BY job_id", []any(nil)

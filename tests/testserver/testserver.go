@@ -23,8 +23,8 @@ type Server struct {
 	Client *api.Client
 }
 
-// Start runs a server with the configuration (YAML) until the test ends.
-func Start(t *testing.T, yaml string) *Server {
+// Start runs a server with the configuration (YAML) until the test ends; change may alter what else it is given.
+func Start(t *testing.T, yaml string, change ...func(*worker.Options)) *Server {
 	t.Helper()
 	home := t.TempDir()
 	cfg, err := config.Parse("config.yaml", []byte(yaml))
@@ -37,9 +37,11 @@ func Start(t *testing.T, yaml string) *Server {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() {
-		ended <- worker.Run(ctx, worker.Options{Home: home, Config: cfg, Addr: "127.0.0.1:0", Log: log})
-	}()
+	o := worker.Options{Home: home, Config: cfg, Addr: "127.0.0.1:0", Log: log}
+	for _, f := range change {
+		f(&o)
+	}
+	go func() { ended <- worker.Run(ctx, o) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {
