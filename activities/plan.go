@@ -72,10 +72,17 @@ func (a *Activities) Plan(ctx context.Context, in PlanInput) (PlanOutput, error)
 		}
 	}
 	blocked := out.Blocked
-	if r := in.Recover; r != nil {
+	if r := in.Recover; r != nil && in.Home == nil {
 		blocked = append(append([]optimizer.Block(nil), blocked...), recovery.Blocks(r.Strategy, r.Round, r.Old, places(res.Choices))...)
 	}
 	left := optimizer.Unblocked(res.Choices, blocked)
+	switch h := in.Home; {
+	case h == nil:
+	case h.Only:
+		left = optimizer.Within(left, h.Place)
+	default:
+		left = optimizer.Nearest(left, h.Place)
+	}
 	if len(left) == 0 {
 		out.Error, out.Retry = optimizer.Explain(in.Failures, res.Reasons), optimizer.WorthRetrying(in.Failures)
 		return out, nil

@@ -136,6 +136,8 @@ type PlanInput struct {
 	CheckHash bool                `json:"check_hash,omitempty"`
 	// Recover narrows the places by a recovery strategy.
 	Recover *RecoverHint `json:"recover,omitempty"`
+	// Home is where the other tasks of its group are.
+	Home *HomeHint `json:"home,omitempty"`
 	Mint    bool         `json:"mint,omitempty"`  // mint the hash of a new incarnation
 	Round   int          `json:"round,omitempty"` // of a launch that waited for room
 }
@@ -145,6 +147,12 @@ type RecoverHint struct {
 	Strategy recovery.Strategy `json:"strategy"`
 	Round    int               `json:"round"`
 	Old      recovery.Place    `json:"old"`
+}
+
+// HomeHint says where a group of tasks is. A task of it goes there if it can, and nowhere else with Only.
+type HomeHint struct {
+	Place recovery.Place `json:"place"`
+	Only  bool           `json:"only,omitempty"`
 }
 
 // ExistingCluster is what a reuse check must know.

@@ -109,8 +109,9 @@ type job struct {
 	outer, root workflow.Context
 	prefix      string
 	cancelled   bool
-	meets       bool // the tasks of the group know each other's addresses
-	admitted    int  // counts nudges of the admission
+	meets       bool  // the tasks of the group know each other's addresses
+	home        *home // of a group that is in one place
+	admitted    int   // counts nudges of the admission
 }
 
 // open makes the rows of the job's tasks.
@@ -271,6 +272,9 @@ func (j *job) pipeline() (again bool) {
 func (j *job) group() {
 	done := 0
 	j.meets = groupMeets(j.root)
+	if groupShares(j.root) {
+		j.gather()
+	}
 	for _, r := range j.state.Runs {
 		workflow.GoNamed(j.root, "task "+r.Row.TaskName, func(ctx workflow.Context) {
 			for !r.Row.Status.Terminal() {
@@ -319,12 +323,14 @@ func (j *job) delay(name string) time.Duration {
 
 // end draws the job's result from its tasks, and lets go of what only recoveries needed.
 func (j *job) end() (ManagedResult, error) {
-	res := ManagedResult{JobID: j.in.ID, Status: api.ManagedSucceeded}
+	var rows []api.ManagedJob
 	for _, r := range j.state.Runs {
-		if r.Row.Primary && r.Row.Status != api.ManagedSucceeded {
-			res.Status, res.Reason = r.Row.Status, r.Row.FailureReason
-			break
-		}
+		rows = append(rows, r.Row)
+	}
+	res := ManagedResult{JobID: j.in.ID}
+	status, decisive := api.ManagedState(rows)
+	if res.Status = status; status != api.ManagedSucceeded {
+		res.Reason = decisive.FailureReason
 	}
 	if err := workflow.ExecuteLocalActivity(local(j.root, "let go of the job's secrets"), acts.CloseJob, j.in.Body.RequestID).Get(j.root, nil); err != nil {
 		workflow.GetLogger(j.root).Warn("secrets not dropped", "job", j.in.ID, "error", err)

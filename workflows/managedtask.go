@@ -35,9 +35,11 @@ type taskRun struct {
 	ended     *api.Job
 	look      bool
 	lost      string
-	up        bool   // its nodes are, of a group
-	alone     string // the task of the group that could not be launched
-	auxiliary bool   // ended since the primary tasks of its group are done
+	up        bool     // its nodes are, of a group
+	at        int      // where they are: the group's moves when their launch began
+	alone     *taskRun // the task of the group that could not be launched
+	aloneWhy  string
+	auxiliary bool // ended since the primary tasks of its group are done
 	halted    bool
 	parked    bool // it waits, and nothing of it is under way
 	busy      bool // a lane that gets a cluster
@@ -87,10 +89,14 @@ func (j *job) run(root workflow.Context, r *taskRun) (again bool) {
 			if r.halted {
 				continue
 			}
+			moved, retry := j.move(r, fail, retry)
+			if moved {
+				continue
+			}
 			if !retry {
 				j.finish(r, api.ManagedFailedPrechecks, words(fail))
 				if j.meets {
-					j.neverMet(r)
+					j.neverMet(r, words(fail))
 				}
 				return false
 			}
@@ -104,7 +110,9 @@ func (j *job) run(root workflow.Context, r *taskRun) (again bool) {
 			}
 			if fail != nil {
 				j.takeDown(r, true)
-				j.backOff(ctx, r, fail)
+				if !j.astray(r) {
+					j.backOff(ctx, r, fail)
+				}
 				continue
 			}
 		}
@@ -205,7 +213,7 @@ func (j *job) bringUp(ctx workflow.Context, r *taskRun, spec activities.ManagedT
 	idle := 10
 	body := api.LaunchBody{Base: j.in.Body.Base, Task: spec.Text, Cluster: r.St.Name, IdleMinutes: &idle, Down: true, WaitFor: "jobs", FileMounts: j.in.Body.FileMounts[r.Index], SecretRefs: j.in.Body.SecretRefs}
 	// Each attempt is an incarnation of its own.
-	in := activities.PlanInput{RequestID: fmt.Sprintf("managed/%d/%d/%d", j.in.ID, r.Index, r.Row.Attempt), Body: body, Mint: true}
+	in := activities.PlanInput{RequestID: fmt.Sprintf("managed/%d/%d/%d", j.in.ID, r.Index, r.Row.Attempt), Body: body, Mint: true, Home: j.hint(r)}
 	if r.Old.Cloud != "" {
 		in.Recover = &activities.RecoverHint{Strategy: spec.Policy.Strategy, Round: r.Hops, Old: r.Old}
 	}
@@ -250,6 +258,7 @@ func (j *job) bringUp(ctx workflow.Context, r *taskRun, spec activities.ManagedT
 		row.Infra += " (" + r.St.Spec.Region + ")"
 	}
 	r.m.record("the job's cluster is up", r.m.up(op, fmt.Sprintf("UP on %s for managed job %d", row.Infra, j.in.ID)))
+	j.away(r)
 	return nil, false
 }
 
@@ -265,7 +274,7 @@ func (j *job) backOff(ctx workflow.Context, r *taskRun, why *api.Error) {
 	j.release(r, store.PhaseNone)
 	j.show(r, api.EventRetry, "no room: %s; next try at %s", words(why), due.UTC().Format(time.TimeOnly+" MST"))
 	r.parked = true
-	_, _ = workflow.AwaitWithTimeout(ctx, d, func() bool { return r.halted })
+	_, _ = workflow.AwaitWithTimeout(ctx, d, func() bool { return r.halted || j.astray(r) })
 	r.parked = false
 }
 
@@ -480,8 +489,9 @@ func (j *job) cancel(r *taskRun) {
 	why := "cancelled"
 	switch {
 	case j.cancelled:
-	case r.alone != "":
-		why = "task " + r.alone + " of the group could not be launched"
+	case r.alone != nil:
+		r.Row.EndedBy = r.alone.Row.TaskName
+		why = fmt.Sprintf("task %s of the group could not be launched: %s", r.Row.EndedBy, r.aloneWhy)
 	case r.auxiliary:
 		why = "the primary tasks of the group are done"
 	}

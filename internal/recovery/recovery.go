@@ -123,7 +123,7 @@ func orElse(s, other string) string {
 }
 
 // Place is where the lost attempt ran.
-type Place struct{ Cloud, Region string }
+type Place = optimizer.Place
 
 // FirstTries is how many rounds a strategy keeps to its first preference.
 const FirstTries = 3

@@ -63,12 +63,12 @@ func TestErrorsAreRestartedAsOftenAsAsked(t *testing.T) {
 }
 
 func TestBlocks(t *testing.T) {
-	all := []Place{{"aws", "east"}, {"aws", "west"}, {"gcp", "east"}}
+	all := []Place{{Cloud: "aws", Region: "east"}, {Cloud: "aws", Region: "west"}, {Cloud: "gcp", Region: "east"}}
 	old := all[0]
 	blocked := func(s Strategy, round int) map[Place]bool {
 		out := map[Place]bool{}
 		for _, b := range Blocks(s, round, old, all) {
-			out[Place{b.Cloud, b.Region}] = true
+			out[Place{Cloud: b.Cloud, Region: b.Region}] = true
 		}
 		return out
 	}
