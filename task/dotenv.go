@@ -2,6 +2,7 @@ package task
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"unicode/utf8"
 
@@ -9,9 +10,11 @@ import (
 )
 
 // ParseDotenv reads a file of NAME=VALUE lines. It knows comments (#), an optional `export`, single quotes (literal),
-// double quotes (with \n, \t, \r, \", \\ and \$) and values over several lines inside quotes. Variables are not
-// replaced. A later line wins. name is for messages, which never show a value. The error is an ErrorList.
-func ParseDotenv(name string, data []byte) (map[string]string, error) {
+// double quotes (with \n, \t, \r, \", \\ and \$) and values over several lines inside quotes. Outside of single quotes
+// ${NAME} and ${NAME:-default} are replaced by what stands above in the file, else by what lookup gives; an unknown name
+// without a default stays as it is written. A later line wins. name is for messages, which never show a value. The error
+// is an ErrorList.
+func ParseDotenv(name string, data []byte, lookup func(string) (string, bool)) (map[string]string, error) {
 	var errs ErrorList
 	fail := func(line int, format string, args ...any) {
 		errs = append(errs, &Error{File: name, Line: line, Msg: fmt.Sprintf(format, args...)})
@@ -25,6 +28,22 @@ func ParseDotenv(name string, data []byte) (map[string]string, error) {
 		return nil, ErrorList{{File: name, Msg: "holds a NUL byte"}}
 	}
 	out := map[string]string{}
+	known := func(k string) (string, bool) {
+		if v, ok := out[k]; ok {
+			return v, true
+		}
+		if lookup == nil {
+			return "", false
+		}
+		return lookup(k)
+	}
+	put := func(line int, key, value string) {
+		if len(value) > yamldoc.MaxBytes {
+			fail(line, "the value of %s has more than %d bytes once its variables are replaced", key, yamldoc.MaxBytes)
+			value = ""
+		}
+		out[key] = value
+	}
 	rest := strings.TrimPrefix(string(data), "\ufeff")
 	rest = strings.ReplaceAll(rest, "\r\n", "\n")
 	for line := 1; rest != ""; {
@@ -50,12 +69,12 @@ func ParseDotenv(name string, data []byte) (map[string]string, error) {
 			// A quoted value may go on over the following lines: read it from the rest of the file.
 			from := strings.IndexByte(rest, '=') + 1
 			from += strings.IndexByte(rest[from:], value[0])
-			s, used, good := quoted(rest[from:])
+			s, used, good := quoted(rest[from:], known)
 			if !good {
 				fail(at, "the value of %s has no closing quote", key)
 				return nil, errs
 			}
-			out[key] = s
+			put(at, key, s)
 			line += strings.Count(rest[:from+used], "\n")
 			tail, next, _ := strings.Cut(rest[from+used:], "\n")
 			if tail = strings.TrimSpace(tail); tail != "" && !strings.HasPrefix(tail, "#") {
@@ -67,7 +86,7 @@ func ParseDotenv(name string, data []byte) (map[string]string, error) {
 		if i := strings.Index(" "+value, " #"); i >= 0 {
 			value = value[:max(i-1, 0)]
 		}
-		out[key] = strings.TrimSpace(value)
+		put(at, key, expand(strings.TrimSpace(value), known))
 		rest, line = after, line+1
 	}
 	if err := errs.Err(); err != nil {
@@ -76,8 +95,47 @@ func ParseDotenv(name string, data []byte) (map[string]string, error) {
 	return out, nil
 }
 
+var braced = regexp.MustCompile(`^\$\{([a-zA-Z_][a-zA-Z0-9_]*)(:-([^}]*))?\}`)
+
+// expanded reads a variable at the start of s: what stands for it, and the number of bytes it took; 0: it stays.
+func expanded(s string, known func(string) (string, bool)) (text string, used int) {
+	m := braced.FindStringSubmatch(s)
+	if m == nil {
+		return "", 0
+	}
+	v, ok := known(m[1])
+	switch {
+	case m[2] != "" && (!ok || v == ""):
+		return m[3], len(m[0])
+	case !ok:
+		return "", 0
+	}
+	return v, len(m[0])
+}
+
+// expand replaces the variables of an unquoted value.
+func expand(s string, known func(string) (string, bool)) string {
+	var b strings.Builder
+	for s != "" {
+		i := strings.IndexByte(s, '$')
+		if i < 0 || b.Len() > yamldoc.MaxBytes {
+			break
+		}
+		b.WriteString(s[:i])
+		if v, used := expanded(s[i:], known); used > 0 {
+			b.WriteString(v)
+			s = s[i+used:]
+		} else {
+			b.WriteByte('$')
+			s = s[i+1:]
+		}
+	}
+	b.WriteString(s)
+	return b.String()
+}
+
 // quoted reads a quoted text at the start of s and returns it with the number of bytes it took.
-func quoted(s string) (text string, used int, ok bool) {
+func quoted(s string, known func(string) (string, bool)) (text string, used int, ok bool) {
 	q := s[0]
 	if q == '\'' {
 		end := strings.IndexByte(s[1:], '\'')
@@ -91,6 +149,13 @@ func quoted(s string) (text string, used int, ok bool) {
 		switch c := s[i]; {
 		case c == '"':
 			return b.String(), i + 1, true
+		case c == '$':
+			if v, used := expanded(s[i:], known); used > 0 && b.Len() <= yamldoc.MaxBytes {
+				b.WriteString(v)
+				i += used - 1
+			} else {
+				b.WriteByte(c)
+			}
 		case c == '\\' && i+1 < len(s):
 			i++
 			switch s[i] {

@@ -25,6 +25,7 @@ const (
 	FeatureArray          Feature = "array"
 	FeatureSchedule       Feature = "schedule"
 	FeatureNotify         Feature = "notify"
+	FeatureEventCallback  Feature = "event_callback"
 )
 
 // FeatureSet is what a server does.

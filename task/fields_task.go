@@ -148,8 +148,8 @@ func taskFields() []field[Task] {
 			read:  func(v val, t *Task) { configObject.read(v, &t.Config) },
 			write: func(t *Task) any { return writeObject(configObject, &t.Config) },
 		},
-		boolPtrField("api_server_access", "Let a managed job call the server.", func(t *Task) **bool { return &t.APIServerAccess }).defaults("true"),
-		textField("event_callback", "Shell command run when the state of a managed job changes.", func(t *Task) *string { return &t.EventCallback }),
+		boolPtrField("api_server_access", "Let a managed job call the server. A server for one machine gives no access.", func(t *Task) **bool { return &t.APIServerAccess }).defaults("true"),
+		textField("event_callback", "Shell command run when the state of a managed job changes.", func(t *Task) *string { return &t.EventCallback }).needs(FeatureEventCallback),
 		dataField("inputs", "Where the input lies and its size in GB; helps to choose a place.", func(t *Task) **DataSize { return &t.Inputs }),
 		dataField("outputs", "Where the output goes and its size in GB; helps to choose a place.", func(t *Task) **DataSize { return &t.Outputs }),
 		field[Task]{

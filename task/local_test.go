@@ -148,8 +148,18 @@ func TestFromCommand(t *testing.T) {
 func TestParseDotenv(t *testing.T) {
 	text := "\ufeff# comment\n\nA=1\n export B = two words # note\nC='lit $X\\n'\nD=\"a\\nb \\\"q\\\" \\$H\" # c\r\nE=\nF=#x\nG=a#b\nH=\"first\nsecond\"\nI='x' \nA=last\nJ=a=b\n"
 	want := map[string]string{"A": "last", "B": "two words", "C": `lit $X\n`, "D": "a\nb \"q\" $H", "E": "", "F": "", "G": "a#b", "H": "first\nsecond", "I": "x", "J": "a=b"}
-	if got, err := ParseDotenv("f", []byte(text)); err != nil || !reflect.DeepEqual(got, want) {
+	if got, err := ParseDotenv("f", []byte(text), nil); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%q %v", got, err)
+	}
+	lookup := func(k string) (string, bool) { return "from-" + k, k == "USER" || k == "A" }
+	text = "A=1\nB=${A}/${USER} $A\nC=\"${A} \\${A} ${NOBODY} ${NOBODY:-d e}\"\nD='${A}'\nE=\nF=${E:-x}${E}\nG=${ A}${A\nH=${H}$\n"
+	want = map[string]string{"A": "1", "B": "1/from-USER $A", "C": "1 ${A} ${NOBODY} d e", "D": "${A}", "E": "", "F": "x", "G": "${ A}${A", "H": "${H}$"}
+	if got, err := ParseDotenv("f", []byte(text), lookup); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%q %v", got, err)
+	}
+	text = "A=0123456789\n" + strings.Repeat("A=${A}${A}${A}${A}\n", 12)
+	if _, err := ParseDotenv("f", []byte(text), nil); err == nil || !strings.HasPrefix(err.Error(), "f:10: the value of A has more than") {
+		t.Errorf("got %v", err)
 	}
 	for text, want := range map[string]string{
 		"A=1\nnope\n2=x\n": "f:2: must be NAME=VALUE\nf:3: must be NAME=VALUE",
@@ -158,7 +168,7 @@ func TestParseDotenv(t *testing.T) {
 		"A=\x00":           "f: holds a NUL byte",
 		"A=\xff":           "f: is not UTF-8 text",
 	} {
-		if _, err := ParseDotenv("f", []byte(text)); err == nil || err.Error() != want {
+		if _, err := ParseDotenv("f", []byte(text), nil); err == nil || err.Error() != want {
 			t.Errorf("%q: got %v, want %s", text, err, want)
 		}
 	}

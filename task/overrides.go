@@ -44,14 +44,15 @@ type Overrides struct {
 	SecretFile   string   // path
 }
 
-// Vars reads the dotenv files and resolves bare names with lookup, which is the caller's environment.
+// Vars reads the dotenv files and resolves bare names, and variables in the files, with lookup, which is the caller's
+// environment.
 func (o *Overrides) Vars(on FS, lookup func(string) (string, bool)) (Vars, error) {
 	var v Vars
 	var err error
-	if v.EnvFile, err = readDotenv(on, "--env-file", o.EnvFile); err != nil {
+	if v.EnvFile, err = readDotenv(on, "--env-file", o.EnvFile, lookup); err != nil {
 		return Vars{}, err
 	}
-	if v.SecretFile, err = readDotenv(on, "--secret-file", o.SecretFile); err != nil {
+	if v.SecretFile, err = readDotenv(on, "--secret-file", o.SecretFile, lookup); err != nil {
 		return Vars{}, err
 	}
 	if v.Envs, err = assignments("--env", o.Env, lookup); err != nil {
@@ -61,7 +62,7 @@ func (o *Overrides) Vars(on FS, lookup func(string) (string, bool)) (Vars, error
 	return v, err
 }
 
-func readDotenv(on FS, flag, path string) (map[string]string, error) {
+func readDotenv(on FS, flag, path string, lookup func(string) (string, bool)) (map[string]string, error) {
 	if path == "" {
 		return nil, nil
 	}
@@ -76,7 +77,7 @@ func readDotenv(on FS, flag, path string) (map[string]string, error) {
 		}
 		return nil, fmt.Errorf("%s: the file %q %s", flag, path, reason(err))
 	}
-	return ParseDotenv(path, data)
+	return ParseDotenv(path, data, lookup)
 }
 
 func assignments(flag string, list []string, lookup func(string) (string, bool)) (map[string]string, error) {
@@ -142,10 +143,9 @@ func (o *Overrides) ApplyFile(f *File) (ignored []string, err error) {
 			}
 		}
 		if o.Name != "" {
-			if err := ValidateName(o.Name); err != nil {
+			if err := f.Rename(o.Name); err != nil {
 				return nil, fmt.Errorf("--name: %w", err)
 			}
-			f.Name = o.Name
 		}
 		return o.resourceFlags(), nil
 	}

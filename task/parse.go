@@ -173,15 +173,32 @@ func (f *File) settle(name string) (errs ErrorList) {
 			f.Name = f.Tasks[0].Name
 		}
 	case Pipeline:
-		for i, t := range f.Tasks {
-			if t.Name == "" && f.Name != "" {
-				t.Name = fmt.Sprintf("%s-%d", f.Name, i)
-			}
-		}
+		f.nameTasks()
 	case JobGroup:
 		errs = append(errs, f.settleGroup()...)
 	}
 	return errs
+}
+
+// nameTasks names the tasks of a pipeline that have no name of their own.
+func (f *File) nameTasks() {
+	for i, t := range f.Tasks {
+		if t.Name == "" && f.Name != "" {
+			t.Name = fmt.Sprintf("%s-%d", f.Name, i)
+		}
+	}
+}
+
+// Rename gives the file another name, and tasks of a pipeline without one theirs. A single task keeps its own.
+func (f *File) Rename(name string) error {
+	if err := ValidateName(name); err != nil && (f.Kind != JobGroup || len(name) > MaxTaskName || !safeName.MatchString(name)) {
+		return err
+	}
+	f.Name = name
+	if f.Kind == Pipeline {
+		f.nameTasks()
+	}
+	return nil
 }
 
 func (f *File) settleGroup() (errs ErrorList) {

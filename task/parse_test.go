@@ -124,6 +124,7 @@ func TestParseErrors(t *testing.T) {
 		{"resources:\n  accelerator: H100\n", `task.yaml:2:3: resources: unknown field "accelerator"; did you mean "accelerators"?`},
 		{"resource: {}\n", `task.yaml:1:1: unknown field "resource"; did you mean "resources"?`},
 		{"cpus: 4\n", `task.yaml:1:1: unknown field "cpus"; it belongs under "resources"`},
+		{"resources:\n  infra: aws\n  any_of:\n  - region: us-east-1\n", `task.yaml:4:5: resources.any_of[0]: "region" can't be combined with the infra outside; write infra: cloud/region/zone`},
 		{"resources: {hooks: []}\n", `task.yaml:1:13: resources: unknown field "hooks"; hooks belong under config.hooks`},
 		{"", "task.yaml: is empty or contains no task definition"},
 		{"# nothing\n---\n", "task.yaml: is empty or contains no task definition"},

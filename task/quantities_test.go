@@ -185,7 +185,7 @@ func TestDurations(t *testing.T) {
 func TestAutostopForms(t *testing.T) {
 	on := func(minutes int) *Autostop { return &Autostop{Enabled: true, IdleMinutes: minutes} }
 	for text, want := range map[string]*Autostop{
-		"true": on(5), "false": {}, "10": on(10), "'10'": on(10), "0": on(1), "2h": on(120), "1d": on(1440), "1w": on(10080), "{}": on(5),
+		"true": on(5), "false": {}, "yes": on(5), "off": {}, "10": on(10), "'10'": on(10), "0": on(1), "2h": on(120), "1d": on(1440), "1w": on(10080), "{}": on(5),
 		"{idle_minutes: 3, down: true, wait_for: jobs}": {Enabled: true, IdleMinutes: 3, Down: true, WaitFor: "jobs"}, "{down: true}": {Enabled: true, IdleMinutes: 5, Down: true}, "{idle_minutes: 2h}": on(120),
 	} {
 		got := parseOne(t, "resources: {autostop: "+text+"}")

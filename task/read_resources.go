@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"gopkg.in/yaml.v3"
+
+	"github.com/skyloom/skyloom/task/yamldoc"
 )
 
 // readWith reads a single value with a text parser.
@@ -46,18 +48,27 @@ func legacyPlace(name string, set func(*Resources, string)) field[Resources] {
 	}
 }
 
-// afterResources does what needs more than one key of the mapping.
-func afterResources(v val, r *Resources) {
-	if v.n.Kind != yaml.MappingNode {
-		return
-	}
+// legacyPlaces are the parts of infra as keys of their own.
+var legacyPlaces = []string{"cloud", "region", "zone"}
+
+// givenKeys are the keys of a mapping whose values are not null.
+func givenKeys(n *yaml.Node) map[string]*yaml.Node {
 	keys := map[string]*yaml.Node{}
-	for i := 0; i+1 < len(v.n.Content); i += 2 {
-		if c := v.n.Content[i+1]; !(val{v.p, c, ""}).isNull() {
-			keys[v.n.Content[i].Value] = v.n.Content[i]
+	if n.Kind != yaml.MappingNode {
+		return keys
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if !yamldoc.IsNull(n.Content[i+1]) {
+			keys[n.Content[i].Value] = n.Content[i]
 		}
 	}
-	for _, old := range []string{"cloud", "region", "zone"} {
+	return keys
+}
+
+// afterResources does what needs more than one key of the mapping.
+func afterResources(v val, r *Resources) {
+	keys := givenKeys(v.n)
+	for _, old := range legacyPlaces {
 		k := keys[old]
 		if k == nil {
 			continue
@@ -76,6 +87,55 @@ func afterResources(v val, r *Resources) {
 		}
 		r.Infra = whole
 	}
+	for _, list := range []struct {
+		key   string
+		inner []Resources
+	}{{"any_of", r.AnyOf}, {"ordered", r.Ordered}} {
+		nodes := mapKeys(v.n)[list.key]
+		for i := range list.inner {
+			if nodes != nil && i < len(nodes.Content) {
+				list.inner[i].completePlace(val{v.p, nodes.Content[i], fmt.Sprintf("%s[%d]", joinPath(v.path, list.key), i)}, r.Infra, keys)
+			}
+		}
+	}
+}
+
+// completePlace gives an alternative that names some of cloud, region and zone the other ones from outside, as each key is
+// inherited on its own.
+func (r *Resources) completePlace(v val, outer Infra, outside map[string]*yaml.Node) {
+	keys := givenKeys(v.n)
+	said, inherits := false, false
+	for _, name := range legacyPlaces {
+		k := keys[name]
+		switch {
+		case k == nil:
+		case outside["infra"] != nil:
+			val{v.p, k, v.path}.fail("%q can't be combined with the infra outside; write infra: cloud/region/zone", name)
+			return
+		default:
+			said = true
+		}
+		inherits = inherits || k == nil && outside[name] != nil
+	}
+	if !said || !inherits {
+		return
+	}
+	place := r.Infra.Concrete()
+	for i, part := range []*string{&place.Cloud, &place.Region, &place.Zone} {
+		if name := legacyPlaces[i]; keys[name] == nil && outside[name] != nil {
+			o := outer.Concrete()
+			*part = []string{o.Cloud, o.Region, o.Zone}[i]
+		}
+	}
+	if place.Cloud == "ssh" {
+		place.Region = strings.TrimPrefix(place.Region, "ssh-")
+	}
+	whole, err := ParseInfra(place.String())
+	if err != nil {
+		v.failErr(err)
+		return
+	}
+	r.Infra = whole
 }
 
 func alternatives(name, doc string, at func(*Resources) *[]Resources) field[Resources] {
@@ -312,7 +372,7 @@ func readAutostop(v val, r *Resources) {
 			v.p.hooks = append(v.p.hooks, Hook{Run: f.hook, Events: []string{event}, TimeoutSeconds: f.hookTimeout})
 			v.p.warnings = append(v.p.warnings, fmt.Sprintf("%s: hook is deprecated; it was taken as an entry of config.hooks", v.path))
 		}
-	case v.n.ShortTag() == "!!bool":
+	case v.isBoolean():
 		f.Enabled, _ = v.boolean()
 	default:
 		s, ok := v.text()

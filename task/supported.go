@@ -27,6 +27,7 @@ var featureNames = map[Feature]string{
 	FeatureArray:          "arrays",
 	FeatureSchedule:       "schedules",
 	FeatureNotify:         "notifications",
+	FeatureEventCallback:  "a command at changes of state (notify tells a web address of them)",
 }
 
 // Describe is the feature in words.
@@ -107,6 +108,9 @@ func LaterFields(t *Task) []Unsupported {
 	if t.Pool != nil {
 		use(FeaturePools, "pool")
 	}
+	if t.EventCallback != "" {
+		use(FeatureEventCallback, "event_callback")
+	}
 	if t.Checkpoint != nil {
 		use(FeatureCheckpoint, "checkpoint")
 	}
@@ -162,6 +166,9 @@ func (r *Resources) later(path string, use func(Feature, string)) {
 func overridden(overrides map[string]any) []string {
 	var out []string
 	for _, k := range sortedKeys(overrides) {
+		if overrides[k] == nil {
+			continue
+		}
 		if inner, ok := overrides[k].(map[string]any); ok && k != "active_workspace" {
 			for _, k2 := range sortedKeys(inner) {
 				out = append(out, k+"."+k2)
@@ -202,20 +209,23 @@ func CheckSupported(t *Task, verb string, set FeatureSet) (warnings []string, er
 	cluster := verb == VerbLaunch || verb == VerbExec
 	for _, u := range LaterFields(t) {
 		switch {
+		case u.Feature == FeatureInfraConfig && !contains(ConfigOverridable, strings.TrimPrefix(u.Field, "config.")):
+			errs = append(errs, &Error{File: u.File, Line: u.Line, Column: u.Column, Field: u.Field, Msg: notOverridable(strings.TrimPrefix(u.Field, "config."))})
+		case cluster && u.Feature == FeatureEventCallback: // told below
 		case cluster && (u.Feature == FeatureServe || u.Feature == FeaturePools):
 			warn(u.Field, fmt.Sprintf("is ignored by sky %s", verb))
 		case verb == VerbExec && execIgnores[u.Feature]:
 		case !set[u.Feature]:
 			errs = append(errs, &Error{File: u.File, Line: u.Line, Column: u.Column, Field: u.Field,
 				Msg: fmt.Sprintf("%s is not supported by this server yet; it comes with a later version. Remove the field for now", u.Text)})
-		case u.Feature == FeatureInfraConfig && !contains(ConfigOverridable, strings.TrimPrefix(u.Field, "config.")):
-			errs = append(errs, &Error{File: u.File, Line: u.Line, Column: u.Column, Field: u.Field,
-				Msg: "can't be set from a task" + DidYouMean(strings.TrimPrefix(u.Field, "config."), ConfigOverridable)})
 		case cluster && (u.Feature == FeatureArray || u.Feature == FeatureSchedule):
 			errs = append(errs, &Error{File: u.File, Line: u.Line, Column: u.Column, Field: u.Field, Msg: "is for managed jobs; use sky jobs launch"})
 		case cluster && (u.Feature == FeatureNotify || u.Feature == FeatureCheckpoint):
 			warn(u.Field, fmt.Sprintf("is ignored by sky %s; it is for managed jobs", verb))
 		}
+	}
+	if verb == VerbJobsLaunch {
+		errs = append(errs, t.unknownRecovery()...)
 	}
 	if cluster {
 		if t.Recovery() != nil {
@@ -229,6 +239,33 @@ func CheckSupported(t *Task, verb string, set FeatureSet) (warnings []string, er
 		}
 	}
 	return warnings, errs.Err()
+}
+
+// notOverridable says why a key can't stand in a task's config.
+func notOverridable(key string) string {
+	var below []string
+	for _, k := range ConfigOverridable {
+		if name, ok := strings.CutPrefix(k, key+"."); ok {
+			below = append(below, name)
+		}
+	}
+	if len(below) > 0 {
+		return "must be an object with " + strings.Join(below, ", ")
+	}
+	return "can't be set from a task" + DidYouMean(key, ConfigOverridable)
+}
+
+// unknownRecovery judges the keys of job_recovery that the parser lets through for strategies it does not know.
+func (t *Task) unknownRecovery() (errs ErrorList) {
+	r := t.Recovery()
+	if r == nil {
+		return nil
+	}
+	tables()
+	for _, k := range sortedKeys(r.Extra) {
+		errs = append(errs, t.src.error("resources.job_recovery."+k, "unknown field %q%s", clip(k), DidYouMean(k, jobRecoveryObject.names())))
+	}
+	return errs
 }
 
 // CheckFileSupported is CheckSupported for all tasks of a file, including whether the command takes several.

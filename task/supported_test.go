@@ -27,6 +27,10 @@ func TestCheckSupported(t *testing.T) {
 		{text: "secrets: ['secrets:A']", verb: VerbLaunch, wantErr: "t.yaml:1:10: secrets.secrets:A: managed secrets" + later},
 		{text: "config: {kubernetes: {pod_config: {}}}", verb: VerbLaunch, wantErr: "t.yaml:1:35: config.kubernetes.pod_config: per-task settings of an infra" + later},
 		{text: "config: {kubernetes: {pod_confg: {}}}", verb: VerbLaunch, set: NewFeatureSet(FeatureInfraConfig), wantErr: `t.yaml:1:34: config.kubernetes.pod_confg: can't be set from a task; did you mean "kubernetes.pod_config"?`},
+		{text: "config: {kuberntes: {pod_config: {}}, docker: null, gcp: {}}", verb: VerbLaunch, wantErr: `t.yaml:1:34: config.kuberntes.pod_config: can't be set from a task; did you mean "kubernetes.pod_config"?`},
+		{text: "config:\n  vast: 3\n", verb: VerbExec, wantErr: "t.yaml:2:9: config.vast: must be an object with datacenter_only, create_instance_kwargs"},
+		{text: "event_callback: echo", verb: VerbJobsLaunch, set: NewFeatureSet(FeatureManagedJobs), wantErr: "t.yaml:1:17: event_callback: a command at changes of state (notify tells a web address of them)" + later},
+		{text: "resources:\n  job_recovery: {max_restart_on_errors: 3}\n", verb: VerbJobsLaunch, set: NewFeatureSet(FeatureManagedJobs), wantErr: `t.yaml:2:41: resources.job_recovery.max_restart_on_errors: unknown field "max_restart_on_errors"; did you mean "max_restarts_on_errors"?`},
 		{text: "checkpoint: ~/c", verb: VerbLaunch, wantErr: "t.yaml:1:13: checkpoint: checkpoints" + later},
 		{text: "array: 5", verb: VerbLaunch, wantErr: "t.yaml:1:8: array: arrays" + later},
 		{text: "array: 5", verb: VerbLaunch, set: NewFeatureSet(FeatureArray), wantErr: "t.yaml:1:8: array: is for managed jobs; use sky jobs launch"},
@@ -63,7 +67,7 @@ func TestEveryLaterFieldIsReported(t *testing.T) {
 	for _, text := range []string{
 		"workdir: {url: 'https://x/y', ref: a}", "workdir: {path: ., mirror: true}", "resources: {gpus: tpu-v4-8, accelerator_args: {tpu_vm: true}, ports: 80}", "resources: {image_id: docker:x}",
 		"resources: {infra: gcp, image_id: x, volumes: [{path: /a, name: b}]}", "managed_secrets: [A]", "file_mounts: {/a: {name: x}}", "volumes: {/a: b}", "pool: {workers: 1}", "service: {}\nresources: {ports: 1}",
-		"checkpoint: x", "array: 1", "schedule: '@daily'", "notify: 'http://x'",
+		"checkpoint: x", "event_callback: x", "array: 1", "schedule: '@daily'", "notify: 'http://x'",
 	} {
 		for _, u := range LaterFields(parseOne(t, text)) {
 			found[u.Feature] = true

@@ -173,17 +173,28 @@ func (v val) text() (string, bool) {
 	return v.n.Value, true
 }
 
+// boolean reads true or false, also as YAML 1.1 spells them.
 func (v val) boolean() (bool, bool) {
-	if v.isScalar() && (v.n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle) == 0 || v.p.substituted[v.n]) {
-		switch strings.ToLower(v.n.Value) {
-		case "true", "yes", "on":
-			return true, true
-		case "false", "no", "off":
-			return false, true
-		}
+	if !v.isBoolean() {
+		v.fail("must be true or false, not %s", v.what())
+		return false, false
 	}
-	v.fail("must be true or false, not %s", v.what())
-	return false, false
+	switch strings.ToLower(v.n.Value) {
+	case "true", "yes", "on":
+		return true, true
+	}
+	return false, true
+}
+
+func (v val) isBoolean() bool {
+	if !v.isScalar() || v.n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle) != 0 && !v.p.substituted[v.n] {
+		return false
+	}
+	switch strings.ToLower(v.n.Value) {
+	case "true", "yes", "on", "false", "no", "off":
+		return true
+	}
+	return false
 }
 
 // integer reads a whole number between lo and hi.
