@@ -203,6 +203,9 @@ func (s *server) bringUp(ctx context.Context, set config.Server) error {
 	s.background(func() { s.resume(bg, back) })
 	s.background(func() { s.collect(bg, keep) })
 	s.background(func() { s.acts.Enabled(bg) }) // the first call need not wait for the check
+	if set.IdleExit > 0 && s.engine.Embedded() {
+		s.background(func() { s.idle(bg, set.IdleExit) })
+	}
 	if set.WebUI && s.engine.Embedded() {
 		ui, err := webui.Start(webui.Options{Conn: s.engine.Conn(), Namespace: s.engine.Namespace(), CodecEndpoint: "/codec", Logger: s.log})
 		if err != nil {

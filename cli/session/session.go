@@ -319,15 +319,13 @@ func (s *Session) Base() (api.Base, error) {
 		return api.Base{}, err
 	}
 	id := s.User()
-	tree := cfg.Tree()
-	delete(tree, "api_server") // the client's own business, and it may hold a token
 	return api.Base{
 		RequestID: api.NewRequestID(),
 		Command:   s.CommandLine(),
 		User:      id.Name,
 		UserHash:  id.Hash,
 		Workspace: ws,
-		Config:    tree,
+		Config:    config.New(cfg.Tree()).ForServer().Tree(),
 	}, nil
 }
 

@@ -6,7 +6,9 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/skyloom/skyloom/activities"
 	"github.com/skyloom/skyloom/cli"
+	"github.com/skyloom/skyloom/internal/config"
 	"github.com/skyloom/skyloom/task"
 	"github.com/skyloom/skyloom/worker/httpapi"
 )
@@ -27,7 +29,8 @@ func write(dir string) error {
 		return err
 	}
 	for name, data := range map[string][]byte{
-		"task-file.md":     task.Reference(),
+		"task-file.md":     task.ReferenceFor(activities.Features),
+		"config.md":        config.Reference(),
 		"task.schema.json": task.Schema(),
 		"openapi.json":     httpapi.OpenAPI(),
 	} {

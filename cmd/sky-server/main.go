@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -50,12 +51,18 @@ func root() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := cfg.CheckServer(); err != nil {
+				return err
+			}
 			var level slog.Level
 			if err := level.UnmarshalText([]byte(cfg.Server().LogLevel)); err != nil {
 				level = slog.LevelInfo
 			}
 			log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 			slog.SetDefault(log)
+			if names := cfg.Idle(); len(names) > 0 {
+				log.Warn("settings that this version accepts and does nothing with", "settings", strings.Join(names, ", "), "files", strings.Join(cfg.Sources(), ", "))
+			}
 			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
 			return worker.Run(ctx, worker.Options{Home: env.Home, Config: cfg, Addr: addr, Debug: debugging, Log: log})

@@ -199,7 +199,26 @@ var serverOnly = []string{
 	"api_server", "allowed_clouds", "workspaces", "workspace_config", "rbac", "db", "daemons", "metrics", "admin_policy",
 	"jobs.controller.consolidation_mode", "serve.controller.consolidation_mode",
 	"jobs.controller.controller_logs_gc_retention_hours", "jobs.controller.task_logs_gc_retention_hours", "slurm.cluster_configs",
-	"temporal", "server", "local", "memory_provider", "health", "jobs.webhook_secret", "jobs.webhook_hosts",
+	"temporal", "server", "local", "memory_provider", "health", "jobs.webhook_secret", "jobs.webhook_hosts", "jobs.limits",
+}
+
+// ForServer is what of a client's settings travels to a server: not what only the server decides, which may hold addresses
+// and secrets that are nobody else's business.
+func (c *Config) ForServer() *Config {
+	rest, _ := c.withoutServers()
+	return rest
+}
+
+// withoutServers leaves out what only the server decides, and names it.
+func (c *Config) withoutServers() (rest *Config, dropped []string) {
+	rest = &Config{tree: copyMap(c.tree), sources: c.sources}
+	for _, path := range serverOnly {
+		if rest.remove(strings.Split(path, ".")) {
+			dropped = append(dropped, path)
+		}
+	}
+	sort.Strings(dropped)
+	return rest, dropped
 }
 
 // Overlay lays a client's settings over the server's own and returns the result, with the dotted paths of the client's
@@ -208,13 +227,7 @@ func (c *Config) Overlay(client *Config) (merged *Config, dropped []string) {
 	if client == nil {
 		return c.Merge(nil), nil
 	}
-	rest := &Config{tree: copyMap(client.tree), sources: client.sources}
-	for _, path := range serverOnly {
-		if rest.remove(strings.Split(path, ".")) {
-			dropped = append(dropped, path)
-		}
-	}
-	sort.Strings(dropped)
+	rest, dropped := client.withoutServers()
 	return c.Merge(rest), dropped
 }
 

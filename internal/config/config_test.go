@@ -121,6 +121,16 @@ func TestOverlayDropsWhatOnlyTheServerDecides(t *testing.T) {
 	}
 }
 
+func TestNoRetentionIsNotForEver(t *testing.T) {
+	c, err := Parse("c", []byte("api_server: {requests_retention_hours: 0, logs_retention_hours: -1}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := c.Retention(); r.Requests != time.Minute || r.Logs >= 0 {
+		t.Errorf("retention %+v", r)
+	}
+}
+
 func TestSettings(t *testing.T) {
 	c, err := Parse("c", []byte(`
 api_server: {endpoint: "http://x:1/", requests_retention_hours: 0.5, logs_retention_hours: -1}

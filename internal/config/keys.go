@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net/url"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -36,7 +37,29 @@ type Key struct {
 	Doc     string
 	Default string
 	Ours    bool // not part of the compatible surface
+	Idle    bool // accepted, but this version does nothing with it
 	kind    kind
+}
+
+// idle are the settings that are accepted and do nothing yet; a name covers all below it. Those of infra that this version
+// does not know are added to them.
+var idle = []string{
+	"api_server.cluster_debug_event_retention_hours", "api_server.launch_attempt_retention_hours", "api_server.daemon_log_max_bytes",
+	"workspaces", "workspace_config", "rbac", "jobs.controller", "jobs.bucket", "jobs.force_disable_cloud_bucket", "jobs.status_check", "serve",
+	"docker", "nvidia_gpus", "provision.install_conda", "logs", "daemons", "metrics", "dashboard", "plugins", "data",
+}
+
+// liveInfra are the settings of infra that count.
+var liveInfra = map[string]Key{
+	"ssh.allowed_node_pools": {Default: "all", Doc: "SSH node pools that may be used.", kind: texts},
+	"ssh.disabled":           {Default: "false", Doc: "Leave the SSH node pools alone.", kind: truth},
+}
+
+func isIdle(path string) bool {
+	if _, infra := cloudKeys[top(path)]; infra {
+		return liveInfra[path].Doc == ""
+	}
+	return slices.ContainsFunc(idle, func(p string) bool { return path == p || strings.HasPrefix(path, p+".") })
 }
 
 // keys is the table of settings. It drives checking, suggestions and the reference. A path ending in "" lets anything
@@ -61,14 +84,14 @@ func buildKeys() []Key {
 	add(number, "api_server.launch_attempt_retention_hours", "720", "How long attempts of launches are kept; negative: for ever.")
 	add(whole, "api_server.daemon_log_max_bytes", "134217728", "Size at which the server's log is rotated; 0: never.")
 	add(texts, "allowed_clouds", "all that are enabled", "Infra that may be used.")
-	add(text, "admin_policy", "", "Policy that sees every launch: http or https URL.")
+	add(text, "admin_policy", "", "Policy that sees every launch: http or https URL. A server of this version refuses it: nothing would be asked.")
 	add(text, "active_workspace", "default", "Workspace of the commands.")
 	add(object, "workspaces", "", "Settings of each workspace.")
 	add(text, "workspace_config.read_access", "", "Who may read private workspaces: allowed_users or all.")
 	add(text, "rbac.default_role", "admin", "Role of new users: admin, user or viewer.")
 	add(truth, "rbac.restrict_config_to_admins", "true", "Only admins read the server's configuration.")
 	add(object, "rbac.roles", "", "Extra permissions of roles.")
-	add(text, "db", "SQLite in SKY_HOME", "URL of the server's database.")
+	add(text, "db", "SQLite in SKY_HOME", "URL of the server's database. A server of this version refuses it: it has its own.")
 	for _, s := range []string{"jobs", "serve"} {
 		add(object, s+".controller", "", "Accepted; there is no controller here.")
 		add(text, s+".bucket", "", "Bucket for intermediate files.")
@@ -91,7 +114,8 @@ func buildKeys() []Key {
 	add(truth, "data.mount_cached.sequential_upload", "false", "Deprecated.")
 	for cloud, names := range cloudKeys {
 		for _, n := range strings.Fields(names) {
-			add(free, cloud+"."+n, "", "")
+			path := cloud + "." + n
+			add(liveInfra[path].kind, path, liveInfra[path].Default, liveInfra[path].Doc)
 		}
 	}
 	own(text, "temporal.address", "the embedded engine", "host:port of an external Temporal.")
@@ -102,10 +126,9 @@ func buildKeys() []Key {
 	own(text, "temporal.tls.cert_file", "", "Certificate of this server (mTLS).")
 	own(text, "temporal.tls.key_file", "", "Its private key.")
 	own(text, "temporal.tls.server_name", "the host of the address", "Name in the engine's certificate.")
-	own(truth, "temporal.tls.insecure", "false", "Don't check the engine's certificate. For tests only.")
 	own(truth, "temporal.tls.enabled", "true when any other tls setting or an API key is given", "Use TLS.")
 	own(whole, "server.port", "46580", "Port on 127.0.0.1; when it is taken another one is used, unless this is set.")
-	own(duration, "server.idle_exit", "0s (never)", "The local server ends when there was nothing to do for so long.")
+	own(duration, "server.idle_exit", "0s (never)", "A server with the embedded engine ends when there was nothing to do for so long: no call, no open request, no cluster that runs, no managed job or schedule. The next command starts it again.")
 	own(truth, "server.web_ui", "true", "Serve the engine's Web UI under /temporal/.")
 	own(text, "server.log_level", "info", "debug, info, warn or error.")
 	own(truth, "local.enabled", "true, unless several servers share an engine", "Use this machine as infra.")
@@ -114,6 +137,9 @@ func buildKeys() []Key {
 	own(duration, "health.suspect_after", "10s", "Silence after which a node is suspect.")
 	own(duration, "health.lost_after", "5m", "Silence after which a node that nothing can confirm counts as lost.")
 	own(object, "memory_provider", "off", "Simulated infra, for tests.")
+	for i := range out {
+		out[i].Idle = isIdle(out[i].Path)
+	}
 	sort.SliceStable(out, func(i, j int) bool { return top(out[i].Path) < top(out[j].Path) })
 	return out
 }

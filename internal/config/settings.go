@@ -23,7 +23,6 @@ type Temporal struct {
 type TLS struct {
 	Enabled                               bool
 	CAFile, CertFile, KeyFile, ServerName string
-	Insecure                              bool
 }
 
 // Temporal returns the settings of the engine.
@@ -33,7 +32,7 @@ func (c *Config) Temporal() (Temporal, error) {
 		APIKey: c.Text("temporal.api_key", ""), APIKeyFile: c.Text("temporal.api_key_file", ""),
 		TLS: TLS{
 			CAFile: c.Text("temporal.tls.ca_file", ""), CertFile: c.Text("temporal.tls.cert_file", ""), KeyFile: c.Text("temporal.tls.key_file", ""),
-			ServerName: c.Text("temporal.tls.server_name", ""), Insecure: c.Bool("temporal.tls.insecure", false),
+			ServerName: c.Text("temporal.tls.server_name", ""),
 		},
 	}
 	given := t.TLS != TLS{} || t.APIKey != "" || t.APIKeyFile != ""
@@ -85,7 +84,8 @@ func (c *Config) Retention() Retention {
 		if h > 1e6 {
 			h = 1e6
 		}
-		return time.Duration(h * float64(time.Hour))
+		return max(time.Duration(h*float64(time.Hour)), time.Minute) // 0 is not for ever
+
 	}
 	return Retention{
 		Requests: hours("requests_retention_hours", 24), Logs: hours("logs_retention_hours", 720), Events: hours("cluster_event_retention_hours", 720),
