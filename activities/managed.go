@@ -47,6 +47,9 @@ type ManagedTaskSpec struct {
 	HasSetup      bool            `json:"has_setup,omitempty"` // of an array
 }
 
+// MaxNumJobs bounds the jobs of one submission.
+const MaxNumJobs = 10_000
+
 // ParseManaged reads the tasks of a submission and refuses what this server can't do. It changes nothing.
 func (a *Activities) ParseManaged(ctx context.Context, body api.JobsLaunchBody) (ManagedSpec, error) {
 	f, err := task.Parse("task", []byte(body.Task), task.ParseOptions{})
@@ -56,16 +59,27 @@ func (a *Activities) ParseManaged(ctx context.Context, body api.JobsLaunchBody) 
 	if _, err := api.ParseAfter(body.After); err != nil {
 		return ManagedSpec{Error: invalid("after: %v", err)}, nil
 	}
-	s := ManagedSpec{Kind: f.Kind, Name: f.Name, Primary: f.PrimaryTasks, Delay: f.TerminationDelay}
-	if body.Name != "" {
-		s.Name = body.Name
+	if body.NumJobs < 0 || body.NumJobs > MaxNumJobs {
+		return ManagedSpec{Error: &api.Error{Kind: api.ErrInvalid, Message: fmt.Sprintf("num_jobs must be from 1 to %d, not %d", MaxNumJobs, body.NumJobs), Hint: "more of the same are one job with array: {count: N}"}}, nil
 	}
-	for i, t := range f.Tasks {
-		if _, e := a.checkTask(string(t.Render(task.SecretsReferenced)), "", body.FileMounts[i]); e != nil {
-			return ManagedSpec{Error: e}, nil
+	name := body.Name
+	if name == "" && f.Name == "" {
+		if name = f.Tasks[0].Name; name == "" {
+			name = DefaultClusterName(body.RequestID, body.User)
 		}
+	}
+	if name != "" {
+		if err := f.Rename(name); err != nil {
+			return ManagedSpec{Error: invalid("name: %v", err)}, nil
+		}
+	}
+	s := ManagedSpec{Kind: f.Kind, Name: f.Name, Primary: f.PrimaryTasks, Delay: f.TerminationDelay}
+	for i, t := range f.Tasks {
 		if _, err := task.CheckSupported(t, task.VerbJobsLaunch, Features); err != nil {
 			return ManagedSpec{Error: &api.Error{Kind: api.ErrNotSupported, Message: err.Error(), Hint: "leave the field out, or wait for the release that brings it"}}, nil
+		}
+		if _, e := a.checkTask(string(t.Render(task.SecretsReferenced)), "", body.FileMounts[i]); e != nil {
+			return ManagedSpec{Error: e}, nil
 		}
 		spec := ManagedTaskSpec{Name: t.Name, Text: string(t.Render(task.SecretsReferenced)), Redacted: string(t.Render(task.SecretsRedacted)), NumNodes: max(t.NumNodes, 1),
 			HasRun: strings.TrimSpace(t.Run) != "", Policy: recovery.Policy{Strategy: recovery.EagerNextRegion}}
@@ -100,14 +114,8 @@ func (a *Activities) ParseManaged(ctx context.Context, body api.JobsLaunchBody) 
 		if spec.Name == "" {
 			spec.Name = s.Name
 		}
-		if spec.Name == "" {
-			spec.Name = "sky-cmd"
-		}
 		spec.Resources = asked(t)
 		s.Tasks = append(s.Tasks, spec)
-	}
-	if s.Name == "" {
-		s.Name = s.Tasks[0].Name
 	}
 	if e := notifyOf(&s, body, f.Tasks); e != nil {
 		return ManagedSpec{Error: e}, nil

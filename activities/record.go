@@ -323,6 +323,11 @@ func unsupported(b api.LaunchBody) *api.Error {
 	if b.CloneDiskFrom != "" {
 		return &api.Error{Kind: api.ErrNotSupported, Message: "--clone-disk-from comes with the cloud providers of a later release"}
 	}
+	switch b.WaitFor {
+	case "", "jobs_and_ssh", "jobs", "none":
+	default: // the API refuses it; a foreign workflow's input comes here unread
+		return invalid("wait_for must be jobs_and_ssh, jobs or none, not %q", b.WaitFor)
+	}
 	return unknownWorkspace(b.Workspace)
 }
 

@@ -48,8 +48,11 @@ func limit(r agentapi.Autostop) time.Duration {
 	case r.IdleMinutes < 0:
 		return 0
 	}
-	return time.Duration(max(r.IdleMinutes, 1)) * time.Minute
+	return time.Duration(min(max(r.IdleMinutes, 1), mostIdleMinutes)) * time.Minute
 }
+
+// mostIdleMinutes keeps an idle time from running over: a hundred years.
+const mostIdleMinutes = 100 * 366 * 24 * 60
 
 // judgeIdle is the idle rule, a pure function: whether this look counts as a sign of life, and if not whether it is time.
 func judgeIdle(v idleView) (alive, due bool) {

@@ -92,6 +92,7 @@ func TestJudgeIdle(t *testing.T) {
 		{"not yet", idleView{rule(5, ""), 0, 0, 5*time.Minute - 1}, false, false},
 		{"due", idleView{rule(5, ""), 0, 0, 5 * time.Minute}, false, true},
 		{"zero is one minute", idleView{rule(0, ""), 0, 0, 59 * time.Second}, false, false},
+		{"more minutes than a duration holds", idleView{rule(1<<31, ""), 0, 0, 365 * 24 * time.Hour}, false, false},
 		{"a job", idleView{rule(5, ""), 1, 0, time.Hour}, true, false},
 		{"a session", idleView{rule(5, waitJobsAndSSH), 0, 1, time.Hour}, true, false},
 		{"sessions do not count", idleView{rule(5, waitJobs), 0, 1, time.Hour}, false, true},

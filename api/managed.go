@@ -25,6 +25,10 @@ const (
 	ManagedFailedNoResource ManagedStatus = "FAILED_NO_RESOURCE"
 )
 
+// ManagedStatuses are all states of a managed job.
+var ManagedStatuses = []ManagedStatus{ManagedPending, ManagedStarting, ManagedRunning, ManagedRecovering, ManagedCancelling,
+	ManagedSucceeded, ManagedCancelled, ManagedFailed, ManagedFailedSetup, ManagedFailedPrechecks, ManagedFailedNoResource}
+
 // Terminal says that the job has ended for good.
 func (s ManagedStatus) Terminal() bool {
 	switch s {
@@ -102,8 +106,8 @@ type ManagedJob struct {
 type JobsLaunchBody struct {
 	Base
 	Task    string `json:"task" doc:"task YAML, several documents for a pipeline or group; overrides applied"`
-	Name    string `json:"name,omitempty"`
-	NumJobs int    `json:"num_jobs,omitempty" doc:"this many jobs, each on a cluster of its own"`
+	Name    string `json:"name,omitempty" maxLength:"255" doc:"of the job; none: that of the file, else one is made up"`
+	NumJobs int    `json:"num_jobs,omitempty" minimum:"0" maximum:"10000" doc:"this many jobs, each on a cluster of its own; 0: one"`
 	// FileMounts are by task index.
 	FileMounts map[int][]FileMount `json:"files,omitempty"`
 	GitCommit  string              `json:"git_commit,omitempty"`

@@ -370,8 +370,8 @@ type LaunchBody struct {
 	Task          string      `json:"task" doc:"task YAML, overrides applied"`
 	Cluster       string      `json:"cluster_name,omitempty"`
 	RetryUntilUp  bool        `json:"retry_until_up,omitempty"`
-	IdleMinutes   *int        `json:"idle_minutes_to_autostop,omitempty"`
-	WaitFor       string      `json:"wait_for,omitempty"`
+	IdleMinutes   *int        `json:"idle_minutes_to_autostop,omitempty" minimum:"-1" maximum:"52704000"`
+	WaitFor       string      `json:"wait_for,omitempty" enum:",jobs_and_ssh,jobs,none"`
 	Down          bool        `json:"down,omitempty"`
 	Dryrun        bool        `json:"dryrun,omitempty"`
 	NoSetup       bool        `json:"no_setup,omitempty"`
@@ -404,8 +404,8 @@ type ExecBody struct {
 type StartBody struct {
 	Base
 	Cluster      string `json:"cluster_name"`
-	IdleMinutes  *int   `json:"idle_minutes_to_autostop,omitempty"`
-	WaitFor      string `json:"wait_for,omitempty"`
+	IdleMinutes  *int   `json:"idle_minutes_to_autostop,omitempty" minimum:"-1" maximum:"52704000"`
+	WaitFor      string `json:"wait_for,omitempty" enum:",jobs_and_ssh,jobs,none"`
 	RetryUntilUp bool   `json:"retry_until_up,omitempty"`
 	Down         bool   `json:"down,omitempty"`
 	Force        bool   `json:"force,omitempty"`
@@ -417,14 +417,14 @@ type StopOrDownBody struct {
 	Cluster         string `json:"cluster_name"`
 	Purge           bool   `json:"purge,omitempty"`
 	Graceful        bool   `json:"graceful,omitempty"`
-	GracefulTimeout *int   `json:"graceful_timeout,omitempty" doc:"seconds"`
+	GracefulTimeout *int   `json:"graceful_timeout,omitempty" minimum:"0" maximum:"2147483647" doc:"seconds"`
 }
 
 // AutostopBody is POST /api/v1/autostop.
 type AutostopBody struct {
 	Base
 	Cluster     string `json:"cluster_name"`
-	IdleMinutes int    `json:"idle_minutes" doc:"-1 turns it off"`
+	IdleMinutes int    `json:"idle_minutes" minimum:"-1" maximum:"52704000" doc:"-1 turns it off"`
 	WaitFor     string `json:"wait_for,omitempty" enum:",jobs_and_ssh,jobs,none"`
 	Down        bool   `json:"down,omitempty"`
 }
@@ -442,8 +442,8 @@ type CancelBody struct {
 type PreemptBody struct {
 	Base
 	Cluster       string `json:"cluster_name"`
-	Node          *int   `json:"node,omitempty" doc:"rank; all spot nodes when absent"`
-	NoticeSeconds int    `json:"notice_seconds,omitempty"`
+	Node          *int   `json:"node,omitempty" minimum:"0" doc:"rank; all spot nodes when absent"`
+	NoticeSeconds int    `json:"notice_seconds,omitempty" minimum:"0" maximum:"2147483647"`
 }
 
 // CheckBody is POST /api/v1/check.

@@ -34,8 +34,7 @@ type QueueOptions struct {
 // defaultLimit is how many jobs are listed when nothing else is said.
 const defaultLimit = 50
 
-var statuses = []api.ManagedStatus{api.ManagedPending, api.ManagedStarting, api.ManagedRunning, api.ManagedRecovering, api.ManagedCancelling,
-	api.ManagedSucceeded, api.ManagedCancelled, api.ManagedFailed, api.ManagedFailedSetup, api.ManagedFailedPrechecks, api.ManagedFailedNoResource}
+var statuses = api.ManagedStatuses
 
 // NewQueue makes `sky jobs queue`.
 func NewQueue(s *session.Session, run func(context.Context, *session.Session, *QueueOptions) error) *cobra.Command {

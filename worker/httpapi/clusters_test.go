@@ -62,6 +62,18 @@ func TestListClusters(t *testing.T) {
 	}
 }
 
+// TestUnknownParameters: a filter that is spelt wrongly lists nothing.
+func TestUnknownParameters(t *testing.T) {
+	e := newEnv(t)
+	for _, path := range []string{"/clusters?nmae=x", "/jobs/queue?statuses=RUNNING", "/requests?all=true&x=1", "/info?verbose=true", "/events?clusters=x", "/gpus?Name=A100"} {
+		resp, body := e.call("GET", "/api/v1"+path, "")
+		e.refused(resp, body, 422, api.ErrInvalid, "unknown parameter")
+	}
+	if resp, body := e.call("GET", "/api/v1/health?x=1", ""); resp.StatusCode != 200 {
+		t.Errorf("%d %s", resp.StatusCode, body)
+	}
+}
+
 func TestJobs(t *testing.T) {
 	e := newEnv(t)
 	a := e.putCluster(api.Cluster{Name: "a", UserHash: "u1"})

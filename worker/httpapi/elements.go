@@ -2,10 +2,8 @@ package httpapi
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -55,16 +53,9 @@ func (s *Server) arrayJob(ctx context.Context, id int64) (api.ManagedJob, error)
 }
 
 func (s *Server) elements(ctx context.Context, in *elementsIn) (api.ElementList, error) {
-	var want []api.ManagedStatus
-	for _, list := range in.Statuses {
-		for name := range strings.SplitSeq(list, ",") {
-			st := api.ManagedStatus(strings.ToUpper(strings.TrimSpace(name)))
-			if !slices.Contains(elementStatuses, st) {
-				return api.ElementList{}, failure(api.ErrInvalid, fmt.Sprintf("The states of elements are %s.", strings.Trim(strings.Join(strings.Fields(fmt.Sprint(elementStatuses)), ", "), "[]")),
-					"there is no state %s", shorten(name))
-			}
-			want = append(want, st)
-		}
+	want, err := statuses(in.Statuses, elementStatuses)
+	if err != nil {
+		return api.ElementList{}, err
 	}
 	row, err := s.arrayJob(ctx, in.ID)
 	if err != nil {

@@ -129,6 +129,24 @@ func (s *Server) tellWaits(ctx context.Context, rows []json.RawMessage) {
 	}
 }
 
+// statuses reads lists of states with commas; an unknown one is refused.
+func statuses(lists []string, known []api.ManagedStatus) (out []api.ManagedStatus, err error) {
+	for _, list := range lists {
+		for name := range strings.SplitSeq(list, ",") {
+			st := api.ManagedStatus(strings.ToUpper(strings.TrimSpace(name)))
+			if !slices.Contains(known, st) {
+				words := make([]string, len(known))
+				for i, k := range known {
+					words[i] = string(k)
+				}
+				return nil, failure(api.ErrInvalid, "There are "+strings.Join(words, ", ")+".", "there is no state %q", shorten(name))
+			}
+			out = append(out, st)
+		}
+	}
+	return out, nil
+}
+
 func (q *managedQuery) filter() (store.ManagedFilter, error) {
 	f := store.ManagedFilter{Name: q.Name, UserHash: q.UserHash, SkipFinished: q.SkipFinished, Limit: q.Limit, Full: q.Full}
 	var err error
@@ -137,10 +155,8 @@ func (q *managedQuery) filter() (store.ManagedFilter, error) {
 			return f, failure(api.ErrInvalid, "", "ids: %s", err)
 		}
 	}
-	for _, list := range q.Statuses {
-		for name := range strings.SplitSeq(list, ",") {
-			f.Statuses = append(f.Statuses, api.ManagedStatus(strings.ToUpper(strings.TrimSpace(name))))
-		}
+	if f.Statuses, err = statuses(q.Statuses, api.ManagedStatuses); err != nil {
+		return f, err
 	}
 	for _, t := range []struct {
 		name, text string

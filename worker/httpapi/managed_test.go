@@ -115,7 +115,7 @@ func TestManagedQueue(t *testing.T) {
 	if _, err := e.client().ManagedJob(t.Context(), 77); !errors.As(err, &ae) || ae.Kind != api.ErrJobNotFound {
 		t.Error(err)
 	}
-	for _, c := range []struct{ q, says string }{{"ids=x", "job id"}, {"ids=1-1000000", "too many"}, {"since=yesterday", "since"}, {"before=1", "before"}} {
+	for _, c := range []struct{ q, says string }{{"ids=x", "job id"}, {"ids=1-1000000", "too many"}, {"since=yesterday", "since"}, {"before=1", "before"}, {"status=RUNNING,NOPE", "no state \"NOPE\""}} {
 		resp, body := e.call("GET", "/api/v1/jobs/queue?"+c.q, "")
 		e.refused(resp, body, 400, api.ErrInvalid, c.says)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/pprof"
+	"slices"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -88,12 +89,16 @@ func humaConfig() huma.Config {
 func operation(method, path, id, tag, summary string, errs ...int) huma.Operation {
 	op := huma.Operation{
 		Method: method, Path: apiPrefix + path, OperationID: id, Summary: summary, Tags: []string{tag},
-		Errors:       append([]int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden}, errs...),
+		Errors: append([]int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusUnprocessableEntity,
+			http.StatusInternalServerError, http.StatusServiceUnavailable}, errs...), // 503: while the server starts or ends
 		MaxBodyBytes: maxJSONBody + 1, BodyReadTimeout: -1, // the guard has read the body, within its limits
+		RejectUnknownQueryParameters: true, // a filter that is spelt wrongly must not list everything
 	}
-	if method == http.MethodPost {
-		op.Errors = append(op.Errors, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
+	if method != http.MethodGet {
+		op.Errors = append(op.Errors, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
 	}
+	slices.Sort(op.Errors)
+	op.Errors = slices.Compact(op.Errors)
 	return op
 }
 
@@ -125,7 +130,7 @@ func stream[I any](h huma.API, op huma.Operation, s *Server, media, what string,
 func (s *Server) serverRoutes(h huma.API) {
 	op := operation("GET", "/health", "health", "server", "Whether the server is well; needs no login")
 	op.Security = []map[string][]string{}
-	op.Errors = []int{http.StatusForbidden}
+	op.Errors, op.RejectUnknownQueryParameters = []int{http.StatusForbidden}, false
 	get(h, op, s, func(ctx context.Context, _ *empty) (api.Health, error) { return s.health(ctx), nil })
 
 	get(h, operation("GET", "/info", "info", "server", "What the server is, and how to reach its workflow engine"), s,
@@ -168,7 +173,7 @@ func (s *Server) serverRoutes(h huma.API) {
 			return link{base + "/login?code=" + s.sessions.newCode(s.now(), next)}, nil
 		})
 
-	stream(h, operation("GET", "/server-log", "server-log", "server", "The server's own log"), s, "text/plain", "the log, as text", s.serverLog)
+	stream(h, operation("GET", "/server-log", "server-log", "server", "The server's own log", http.StatusNotFound), s, "text/plain", "the log, as text", s.serverLog)
 
 	gpuOp := operation("GET", "/gpus", "gpus", "infra", "Accelerators with prices and availability", http.StatusServiceUnavailable)
 	get(h, gpuOp, s, func(ctx context.Context, in *gpuQuery) (api.GPUList, error) {

@@ -263,6 +263,14 @@ func TestOpenAPI(t *testing.T) {
 				t.Errorf("%s %s: %+v", method, path, op)
 			}
 			ids[op.OperationID] = true
+			for _, code := range []string{"401", "422", "503"} {
+				if op.Responses[code] == nil && op.OperationID != "health" {
+					t.Errorf("%s %s does not tell of %s", method, path, code)
+				}
+			}
+			if op.OperationID == "ssh" && op.Responses["200"] != nil {
+				t.Error("a tunnel answers 101")
+			}
 		}
 	}
 	if len(ids) < 34 {

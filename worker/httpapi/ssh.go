@@ -50,6 +50,7 @@ func (s *Server) sshRoutes(h huma.API) {
 			}
 		}}, nil
 	})
+	delete(h.OpenAPI().Paths[op.Path].Get.Responses, "200")
 }
 
 // tunnel carries the bytes between a client and a node. It returns an error as long as it has answered nothing.

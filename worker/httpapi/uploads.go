@@ -57,7 +57,7 @@ func (s *Server) uploadRoutes(h huma.API) {
 
 // upload registers a call that takes a stream. A refusal is sent while the sender still sends.
 func upload(h huma.API, s *Server, op huma.Operation, media, what string, replyType func() reflect.Type, f func(http.ResponseWriter, *http.Request, io.Reader) (any, error)) {
-	op.Errors = append(op.Errors, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusInsufficientStorage)
+	op.Errors = append(op.Errors, http.StatusInsufficientStorage)
 	binary := func() map[string]*huma.MediaType {
 		return map[string]*huma.MediaType{media: {Schema: &huma.Schema{Type: "string", Format: "binary", Description: what}}}
 	}
