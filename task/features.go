@@ -1,5 +1,7 @@
 package task
 
+import "sort"
+
 // Feature is something that a task file can ask for and a server may or may not do yet.
 type Feature string
 
@@ -30,6 +32,18 @@ const (
 
 // FeatureSet is what a server does.
 type FeatureSet map[Feature]bool
+
+// Names lists what is in the set, sorted.
+func (s FeatureSet) Names() []string {
+	out := []string{}
+	for f, has := range s {
+		if has {
+			out = append(out, string(f))
+		}
+	}
+	sort.Strings(out)
+	return out
+}
 
 // NewFeatureSet collects features.
 func NewFeatureSet(features ...Feature) FeatureSet {

@@ -315,7 +315,7 @@ func (b *backend) Info() api.Info {
 	}
 	user := os.Getenv("USER")
 	return api.Info{
-		Health: api.Health{Product: api.Product, Status: "healthy", Version: version.Version, Commit: version.Commit, APIVersion: api.Version, Installation: b.store.Installation()},
+		Health: api.Health{Product: api.Product, Status: "healthy", Version: version.Version, Commit: version.Commit, APIVersion: api.Version, Installation: b.store.Installation(), Features: activities.Features.Names()},
 		PID:    os.Getpid(), Home: b.home, StartedAt: b.started, User: user,
 		Temporal: api.EngineInfo{Address: b.engine.Address(), Namespace: b.engine.Namespace(), TaskQueue: activities.QueueMain, Embedded: b.engine.Embedded(), Auth: auth, TokenFile: b.engine.TokenFile()},
 	}

@@ -191,8 +191,10 @@ func FileSupported(s *session.Session, f *task.File, verb string, features []str
 		set[task.Feature(f)] = true
 	}
 	warnings, err := task.CheckFileSupported(f, verb, set)
-	for _, w := range warnings {
-		s.IO.Warnf("%s", w)
+	if verb == task.VerbExec { // the plan that a launch shows has them
+		for _, w := range warnings {
+			s.IO.Warnf("%s", w)
+		}
 	}
 	return err
 }
