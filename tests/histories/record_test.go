@@ -38,6 +38,7 @@ func TestRecord(t *testing.T) {
 	t.Run("plain", recordPlain)
 	t.Run("short", recordContinued)
 	t.Run("managed", recordManaged)
+	t.Run("groups", recordGroups)
 	t.Run("arrays", recordArrays)
 	t.Run("after", recordAfter)
 	t.Run("scheduled", recordScheduled)

@@ -37,7 +37,7 @@ var stories = []string{
 	"cluster-life", "cluster-failover", "cluster-waited", "cluster-launch-cancelled", "cluster-preempted", "cluster-autodown",
 	"cluster-continued-1", "cluster-continued-2",
 	"array", "array-retried", "array-preempted", "array-cancelled",
-	"job-single", "job-numbered", "job-pipeline", "job-pipeline-failed", "job-group", "job-group-met", "job-group-recovered", "job-restarted", "job-failed-setup", "job-failed-prechecks",
+	"job-single", "job-numbered", "job-pipeline", "job-pipeline-failed", "job-group", "job-group-met", "job-group-recovered", "job-group-moved", "job-group-apart", "job-group-never", "job-restarted", "job-failed-setup", "job-failed-prechecks",
 	"job-recovered", "job-cancelled", "job-backed-off",
 	"job-after", "job-after-never", "job-after-cancelled", "job-scheduled", "schedule", "schedule-deleted",
 }
