@@ -114,7 +114,7 @@ func (s *syncing) tree(ctx context.Context, f api.FileMount) ([]agentapi.FileRes
 	if f.Source != "" {
 		what = f.Source + " → " + f.Dst
 	}
-	s.say(ctx, api.Event{Kind: api.EventStep, Message: fmt.Sprintf("syncing %s (%d files, %s)", what, files, bytesText(size))})
+	s.say(ctx, api.Event{Kind: api.EventStep, Message: fmt.Sprintf("syncing %s (%s)", what, filesync.AmountText(files, size))})
 	t := &treeSync{syncing: s, f: f, what: what, encoded: encoded, m: m, results: make([]agentapi.FileResult, len(s.clients)), settled: make([]bool, len(s.clients))}
 	for round := 1; ; round++ {
 		err := t.round(ctx)
@@ -393,7 +393,7 @@ func progressText(all []nodeProgress) string {
 	if len(all) == 0 || done == len(all) {
 		return ""
 	}
-	text := fmt.Sprintf("%d of %d files, %s of %s", sum.Files, sum.TotalFiles, bytesText(sum.Bytes), bytesText(sum.TotalBytes))
+	text := fmt.Sprintf("%d of %d files, %s of %s", sum.Files, sum.TotalFiles, filesync.SizeText(sum.Bytes), filesync.SizeText(sum.TotalBytes))
 	if sum.Files == sum.TotalFiles {
 		text = fmt.Sprintf("%d files sent, being put in place", sum.TotalFiles)
 	}
@@ -408,7 +408,7 @@ func progressText(all []nodeProgress) string {
 		}
 	}
 	if p := all[last]; p.Bytes < p.TotalBytes {
-		text += fmt.Sprintf("; node %d is last with %s of %s", p.Rank, bytesText(p.Bytes), bytesText(p.TotalBytes))
+		text += fmt.Sprintf("; node %d is last with %s of %s", p.Rank, filesync.SizeText(p.Bytes), filesync.SizeText(p.TotalBytes))
 	}
 	return text
 }
@@ -446,16 +446,4 @@ func fileError(err error, dst string) *api.Error {
 		return &api.Error{Kind: api.ErrStorage, Message: fmt.Sprintf("%s: %v", dst, err)}
 	}
 	return nil
-}
-
-func bytesText(n int64) string {
-	switch {
-	case n < 1<<10:
-		return fmt.Sprintf("%d B", n)
-	case n < 1<<20:
-		return fmt.Sprintf("%.1f KB", float64(n)/(1<<10))
-	case n < 1<<30:
-		return fmt.Sprintf("%.1f MB", float64(n)/(1<<20))
-	}
-	return fmt.Sprintf("%.2f GB", float64(n)/(1<<30))
 }

@@ -39,7 +39,10 @@ func TestBatch(t *testing.T) {
 	ectx, stop := context.WithCancel(context.Background())
 	defer stop()
 	go n.api.Events(ectx, 0, func(ev agentapi.Event) error { events <- ev; return nil })
-	spec := agentapi.JobSpec{Key: "array", Epoch: 1, Run: `echo "$E of $SKYPILOT_TASK_ID" | tee -a ~/count; test $E != 12`, TaskID: "task", NumNodes: 2, Secrets: map[string]string{"S": "hush"}}
+	// The ranks of an element wait for each other, since the first that fails would end one that has not printed yet.
+	spec := agentapi.JobSpec{Key: "array", Epoch: 1, Run: `echo "$E of $SKYPILOT_TASK_ID" | tee -a ~/count
+touch $MET/$E-$SKYPILOT_NODE_RANK; until [ -e $MET/$E-0 ] && [ -e $MET/$E-1 ]; do sleep 0.02; done
+test $E != 12`, TaskID: "task", NumNodes: 2, Envs: map[string]string{"MET": t.TempDir()}, Secrets: map[string]string{"S": "hush"}}
 	in := agentapi.JobBatch{Number: 5, Spec: spec, Elements: elements(4)}
 	for range 2 {
 		st, err := n.api.SubmitBatch(ctx(t), in)

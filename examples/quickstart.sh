@@ -4,9 +4,11 @@ set -eu
 sky=${1:-sky}
 here=$(dirname "$0")
 "$sky" launch -y -c hello "$here/hello.yaml"
+bin=$(dirname "$(command -v "$sky")")
 cat <<END
 
-That was a real cluster on this machine. Try next (add $(dirname "$sky") to your PATH first):
+That was a real cluster on this machine. Try next:
+  export PATH="$(cd "$bin" && pwd):\$PATH"
   sky status                          # your clusters
   sky exec hello -- 'echo again'      # another job on the same cluster, at once
   sky logs hello                      # the latest job's log

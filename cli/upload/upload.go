@@ -146,7 +146,7 @@ func (u *uploader) attempt(ctx context.Context, path, shown string, c *unsteady,
 	}
 	so := filesync.ScanOptions{Tolerant: true, Progress: func(p filesync.Progress) {
 		if p.TotalFiles > 0 {
-			live.Update(fmt.Sprintf("Reading %s: %d of %d files, %s of %s", shown, p.Files, p.TotalFiles, size(p.Bytes), size(p.TotalBytes)), false)
+			live.Update(fmt.Sprintf("Reading %s: %d of %d files, %s of %s", shown, p.Files, p.TotalFiles, filesync.SizeText(p.Bytes), filesync.SizeText(p.TotalBytes)), false)
 		} else {
 			live.Update(fmt.Sprintf("Listing %s: %d files", shown, p.Files), false)
 		}
@@ -192,7 +192,7 @@ func (u *uploader) attempt(ctx context.Context, path, shown string, c *unsteady,
 		if len(reply.Missing) == 0 {
 			if round > 0 {
 				files, bytes := tree.Manifest.Totals()
-				live.Done(fmt.Sprintf("Synced %s: %d files, %s", shown, files, size(bytes)))
+				live.Done(fmt.Sprintf("Synced %s: %s", shown, filesync.AmountText(files, bytes)))
 			} else {
 				live.Drop()
 			}
@@ -225,7 +225,7 @@ func (u *uploader) send(ctx context.Context, tree *filesync.Tree, missing []stri
 		missing = missing[n:]
 		all := sentBlobs + n + len(missing)
 		po := filesync.PackOptions{Raw: u.raw, Progress: func(blobs int, b int64) {
-			live.Update(fmt.Sprintf("Sending %s: %d of %d files, %s of %s", shown, sentBlobs+blobs, all, size(sent+b), size(total)), false)
+			live.Update(fmt.Sprintf("Sending %s: %d of %d files, %s of %s", shown, sentBlobs+blobs, all, filesync.SizeText(sent+b), filesync.SizeText(total)), false)
 		}}
 		err := u.c.PutBlobs(ctx, func() (io.ReadCloser, error) {
 			return filesync.NewPackBody(ctx, tree, batch, po), nil
@@ -246,18 +246,6 @@ func loopback(endpoint string) bool {
 	}
 	ip := net.ParseIP(u.Hostname())
 	return u.Hostname() == "localhost" || (ip != nil && ip.IsLoopback())
-}
-
-func size(n int64) string {
-	switch {
-	case n < 1000:
-		return fmt.Sprintf("%d B", n)
-	case n < 1000*1000:
-		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
-	case n < 1000*1000*1000:
-		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
-	}
-	return fmt.Sprintf("%.2f GB", float64(n)/1e9)
 }
 
 // gitCommit reads the commit that the repository around dir is at, without running git; "" when there is none.
