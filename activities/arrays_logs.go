@@ -2,46 +2,61 @@ package activities
 
 import (
 	"bufio"
+	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/skyloom/skyloom/agent/agentapi"
+	"github.com/skyloom/skyloom/internal/batchlog"
 	"github.com/skyloom/skyloom/providers"
 )
 
-// BatchLogs is where the logs of the batches of an array are kept: per batch and rank of the node a file with the output of all
-// elements, one after the other, and beside it an index of LogPiece lines, which is written when the first is whole.
+// BatchLogs is where the logs of the batches of an array are kept, as internal/batchlog does.
 func BatchLogs(home string, job int64) string {
 	return filepath.Join(filepath.Dir(LogDir(home, job, 0, 0)), "batches")
 }
 
-// BatchLogFile names the log of a batch on one node, and its index.
-func BatchLogFile(dir string, batch int64, rank int) (log, index string) {
-	base := filepath.Join(dir, fmt.Sprintf("%d-%d", batch, rank))
-	return base + ".log", base + ".index"
-}
+const (
+	// manyKept is from how many bytes on an agent is told that they are kept already; what is less may come twice.
+	manyKept = 64 << 10
+	// mostTold bounds of how many outputs it is told.
+	mostTold = 200
+	// gatherLog is how much of a batch's log is gathered before it is written, in bytes.
+	gatherLog = 1 << 20
+)
 
-// LogPiece is where the output of one element stands in the log of its batch.
-type LogPiece struct {
-	Element int    `json:"i"`
-	Rank    int    `json:"r"` // of the job
-	Phase   string `json:"p"`
-	Offset  int64  `json:"o"` // bytes
-	Len     int64  `json:"n"`
-}
-
-// keepBatchLogs copies what the elements of a batch have printed on every node. A log that is there is not fetched again.
-func (a *Activities) keepBatchLogs(ctx context.Context, in SettleInput, st agentapi.BatchState) error {
-	dir := BatchLogs(a.Home, in.Job)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
+// KeptOutput tells an agent what need not be sent of the outputs of batches on its node: of the longest ones.
+func KeptOutput(dir string, logs ...batchlog.ID) (agentapi.KeptOutput, error) {
+	type one struct {
+		e agentapi.Element
+		n int64
 	}
+	var all []one
+	for _, id := range logs {
+		have, err := batchlog.Have(dir, id, manyKept)
+		if err != nil {
+			return nil, err
+		}
+		for o, n := range have {
+			all = append(all, one{agentapi.Element{Batch: id.Batch, Index: o.Element}, n})
+		}
+	}
+	slices.SortFunc(all, func(a, b one) int { return int(b.n/manyKept - a.n/manyKept) })
+	out := agentapi.KeptOutput{}
+	for _, o := range all[:min(len(all), mostTold)] {
+		out[o.e] = o.n
+	}
+	return out, nil
+}
+
+// keepBatchLogs brings what is missing of what the elements of a batch have printed, on every node. A log that is whole is not
+// fetched again; one that can't be brought to its end says so.
+func (a *Activities) keepBatchLogs(ctx context.Context, in SettleInput, st agentapi.BatchState) error {
 	p, err := a.provider(in.Nodes.Provider)
 	if err != nil {
 		return err
@@ -52,16 +67,33 @@ func (a *Activities) keepBatchLogs(ctx context.Context, in SettleInput, st agent
 	}
 	var errs []error
 	for _, n := range in.Nodes.Nodes {
-		if err := a.keepNodeBatch(ctx, p, n, dir, st, elements); err != nil {
+		w := batchlog.NewWriter(BatchLogs(a.Home, in.Job), batchlog.ID{Batch: st.Number, Rank: n.Rank})
+		cut := ""
+		if err := a.keepNodeBatch(ctx, p, n, w, in.Job, st, elements); err != nil {
 			errs = append(errs, fmt.Errorf("node %d: %w", n.Rank, err))
+			cut = cutReason(err)
 		}
+		if err := ctx.Err(); err != nil {
+			return err // it is tried again
+		}
+		errs = append(errs, w.Finish(cut))
 	}
 	return errors.Join(errs...)
 }
 
-func (a *Activities) keepNodeBatch(ctx context.Context, p providers.Provider, n providers.Node, dir string, st agentapi.BatchState, elements map[int64]int) error {
-	path, index := BatchLogFile(dir, st.Number, n.Rank)
-	if _, err := os.Stat(index); err == nil {
+// closeBatchLogs leaves the logs of a batch as they are: its cluster is gone.
+func (a *Activities) closeBatchLogs(in SettleInput, why string) error {
+	var errs []error
+	for _, n := range in.Nodes.Nodes {
+		errs = append(errs, batchlog.NewWriter(BatchLogs(a.Home, in.Job), batchlog.ID{Batch: in.Batch, Rank: n.Rank}).Finish(why))
+	}
+	return errors.Join(errs...)
+}
+
+func (a *Activities) keepNodeBatch(ctx context.Context, p providers.Provider, n providers.Node, w *batchlog.Writer, job int64, st agentapi.BatchState, elements map[int64]int) error {
+	id := batchlog.ID{Batch: st.Number, Rank: n.Rank}
+	dir := BatchLogs(a.Home, job)
+	if batchlog.IsWhole(dir, id) {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
@@ -71,50 +103,35 @@ func (a *Activities) keepNodeBatch(ctx context.Context, p providers.Provider, n 
 		return err
 	}
 	defer c.Close()
-	body, err := c.BatchLogs(ctx, st.First, st.Last)
+	kept, err := KeptOutput(dir, id)
+	if err != nil {
+		return err
+	}
+	body, err := c.BatchLogs(ctx, st.First, st.Last, kept)
 	if err != nil {
 		return err
 	}
 	defer body.Close()
-	// Attempts of this activity may overlap: each has files of its own until they are whole.
-	tmp, err := os.CreateTemp(dir, "part-*.tmp")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	defer tmp.Close()
-	w := bufio.NewWriterSize(tmp, 64<<10)
-	pieces, err := copyBatch(w, body, elements)
-	if err = errors.Join(err, w.Flush()); err != nil {
-		return err
-	}
-	var lines []byte
-	for _, piece := range pieces {
-		b, err := json.Marshal(piece)
-		if err != nil {
-			return err
-		}
-		lines = append(append(lines, b...), '\n')
-	}
-	if len(pieces) > 0 {
-		if err := os.Rename(tmp.Name(), path); err != nil {
-			return err
-		}
-	}
-	part := tmp.Name() + ".index"
-	if err := os.WriteFile(part, lines, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(part, index)
+	return copyBatch(w, body, elements)
 }
 
-// copyBatch writes the output of the jobs in a stream of streams, and tells where each stands.
-func copyBatch(w io.Writer, body io.Reader, elements map[int64]int) (pieces []LogPiece, err error) {
+// copyBatch keeps the output of the jobs in a stream of streams.
+func copyBatch(w *batchlog.Writer, body io.Reader, elements map[int64]int) error {
 	r := bufio.NewReaderSize(body, 64<<10)
-	var at int64
+	var outputs []batchlog.Output
+	var gathered bytes.Buffer
+	write := func() error {
+		if len(outputs) == 0 {
+			return nil
+		}
+		err := w.Append(outputs, &gathered)
+		outputs = outputs[:0]
+		gathered.Reset()
+		return err
+	}
 	for {
 		if _, err := r.Peek(1); err == io.EOF {
-			return pieces, nil
+			return write()
 		}
 		one := agentapi.NewLogReader(r)
 		element, known := 0, false
@@ -124,7 +141,7 @@ func copyBatch(w io.Writer, body io.Reader, elements map[int64]int) (pieces []Lo
 				break
 			}
 			if err != nil {
-				return nil, err
+				return errors.Join(err, write())
 			}
 			if h.JobID > 0 {
 				element, known = elements[h.JobID]
@@ -132,16 +149,16 @@ func copyBatch(w io.Writer, body io.Reader, elements map[int64]int) (pieces []Lo
 			if h.Len == 0 || h.Phase == "" || !known {
 				continue
 			}
-			n, err := io.Copy(w, data)
+			n, err := io.Copy(&gathered, data)
 			if err != nil {
-				return nil, err
+				return err
 			}
-			if k := len(pieces); k > 0 && pieces[k-1].Element == element && pieces[k-1].Phase == h.Phase && pieces[k-1].Rank == h.Rank {
-				pieces[k-1].Len += n
-			} else {
-				pieces = append(pieces, LogPiece{Element: element, Rank: h.Rank, Phase: h.Phase, Offset: at, Len: n})
+			outputs = append(outputs, batchlog.Output{Element: element, Rank: h.Rank, Phase: h.Phase, Offset: h.Offset, Len: n})
+			if gathered.Len() >= gatherLog {
+				if err := write(); err != nil {
+					return err
+				}
 			}
-			at += n
 		}
 	}
 }

@@ -309,16 +309,28 @@ func (a *Agent) getRangeLogs(w http.ResponseWriter, r *http.Request) {
 		fail(w, invalid("first and last are the numbers of at most 100,000 jobs"))
 		return
 	}
+	kept, err := agentapi.ParseKeptOutput(r.URL.Query().Get("kept"))
+	if err != nil {
+		fail(w, invalid("kept: %s", err))
+		return
+	}
 	w.Header().Set("Content-Type", api.LogMediaType)
-	a.streamRange(r.Context(), w, first, last)
+	a.streamRange(r.Context(), w, first, last, kept)
 }
 
-func (a *Agent) streamRange(ctx context.Context, w io.Writer, first, last int64) {
+func (a *Agent) streamRange(ctx context.Context, w io.Writer, first, last int64, kept agentapi.KeptOutput) {
 	for id := first; id <= last && ctx.Err() == nil; id++ {
-		if _, known := a.viewLog(id); !known {
+		v, known := a.viewLog(id)
+		if !known {
 			continue
 		}
-		if err := a.streamLogs(ctx, w, func() {}, id, agentapi.LogQuery{}); err != nil {
+		var q agentapi.LogQuery
+		if v.part != nil {
+			if e, ok := elementOf(v.part.LogDir); ok && kept[e] > 0 {
+				q.Offsets = map[string]int64{phaseRun: kept[e]}
+			}
+		}
+		if err := a.streamLogs(ctx, w, func() {}, id, q); err != nil {
 			return // cut short: the reader knows by the missing End frame
 		}
 	}

@@ -77,7 +77,7 @@ test $E != 12`, TaskID: "task", NumNodes: 2, Envs: map[string]string{"MET": t.Te
 		}
 	}
 	n.eventually("the rank on the other node is told", func() bool {
-		body, err := nodes[1].api.BatchLogs(ctx(t), 1, 4)
+		body, err := nodes[1].api.BatchLogs(ctx(t), 1, 4, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

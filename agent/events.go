@@ -108,12 +108,12 @@ func (a *Agent) after(seq int64, limit int) ([]agentapi.Event, <-chan struct{}) 
 
 // streamEvents writes events after seq to w until ctx ends; flush is called whenever there is nothing more to send. What push
 // has of a job's log goes between them.
-func (a *Agent) streamEvents(ctx context.Context, w io.Writer, flush func(), seq int64, every time.Duration, push *logPush) error {
+func (a *Agent) streamEvents(ctx context.Context, w io.Writer, flush func(), seq int64, every time.Duration, push pusher) error {
 	enc := json.NewEncoder(w)
 	flush()
 	var look <-chan time.Time
 	if push != nil {
-		t := time.NewTicker(push.look)
+		t := time.NewTicker(push.looks())
 		defer t.Stop()
 		look = t.C
 	}
@@ -136,9 +136,14 @@ func (a *Agent) streamEvents(ctx context.Context, w io.Writer, flush func(), seq
 			beat.Reset(every)
 			continue
 		}
-		if sent, err := push.push(enc); err != nil {
-			return err
-		} else if sent {
+		sent := false
+		if push != nil {
+			var err error
+			if sent, err = push.push(enc); err != nil {
+				return err
+			}
+		}
+		if sent {
 			flush()
 			beat.Reset(every)
 			continue

@@ -235,8 +235,16 @@ func (a *Agent) getEvents(w http.ResponseWriter, r *http.Request) {
 			follow.Offsets[phase], _ = query(r, "offset_"+phase)
 		}
 	}
+	if n, err := query(r, "batches"); err == nil && n > 0 {
+		if follow.Kept, err = agentapi.ParseKeptOutput(r.URL.Query().Get("kept")); err != nil {
+			fail(w, invalid("kept: %s", err))
+			return
+		}
+		period, _ := query(r, "log_every")
+		follow.Batches, follow.Every = true, time.Duration(min(period, 3600))*time.Second
+	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
-	a.streamEvents(r.Context(), w, flusher(w), after, every, a.newLogPush(follow))
+	a.streamEvents(r.Context(), w, flusher(w), after, every, a.pusherOf(follow))
 }
 
 func (a *Agent) getLogs(w http.ResponseWriter, r *http.Request) {

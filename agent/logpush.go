@@ -19,6 +19,25 @@ const (
 // pushLook is how often the files are looked at while a reader of events wants a log pushed.
 const pushLook = time.Second
 
+// pusher sends output to a reader of events.
+type pusher interface {
+	// push writes the next bytes and says whether there were any. An error means that the reader is gone.
+	push(enc *json.Encoder) (sent bool, err error)
+	// looks is how often it wants to be asked.
+	looks() time.Duration
+}
+
+// pusherOf makes what a reader of events asked for; nil: nothing.
+func (a *Agent) pusherOf(q agentapi.LogFollow) pusher {
+	switch {
+	case q.Batches:
+		return a.newBatchPush(q)
+	case q.JobID > 0:
+		return a.newLogPush(q)
+	}
+	return nil
+}
+
 // logPush sends what a job prints to a reader of events: at most once a period, and only what is new.
 type logPush struct {
 	a     *Agent
@@ -32,9 +51,6 @@ type logPush struct {
 }
 
 func (a *Agent) newLogPush(q agentapi.LogFollow) *logPush {
-	if q.JobID <= 0 {
-		return nil
-	}
 	p := &logPush{a: a, id: q.JobID, at: map[string]int64{}, every: max(q.Every, time.Second)}
 	p.look = min(pushLook, p.every)
 	for phase, off := range q.Offsets {
@@ -43,10 +59,11 @@ func (a *Agent) newLogPush(q agentapi.LogFollow) *logPush {
 	return p
 }
 
-// push writes the next bytes and says whether there were any. An error means that the reader is gone; files that can't be
-// read are left to those who ask for the log itself.
+func (p *logPush) looks() time.Duration { return p.look }
+
+// push writes the next bytes. Files that can't be read are left to those who ask for the log itself.
 func (p *logPush) push(enc *json.Encoder) (sent bool, err error) {
-	if p == nil || p.left <= 0 && time.Now().Before(p.next) {
+	if p.left <= 0 && time.Now().Before(p.next) {
 		return false, nil
 	}
 	v, known := p.a.viewLog(p.id)
@@ -57,7 +74,7 @@ func (p *logPush) push(enc *json.Encoder) (sent bool, err error) {
 		if !has(v.part, phase) {
 			continue
 		}
-		data, err := p.read(p.a.logFile(v.part, phase), p.at[phase])
+		data, err := readOn(p.a.logFile(v.part, phase), p.at[phase], pushChunk)
 		if err != nil {
 			p.a.log.Warn("a log was not pushed", "job", p.id, "error", err)
 			continue
@@ -77,7 +94,8 @@ func (p *logPush) push(enc *json.Encoder) (sent bool, err error) {
 	return false, nil
 }
 
-func (p *logPush) read(path string, off int64) ([]byte, error) {
+// readOn reads what stands in a file from an offset on, at most so many bytes; nothing if it is not there.
+func readOn(path string, off, most int64) ([]byte, error) {
 	fi, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) || err == nil && fi.Size() <= off {
 		return nil, nil
@@ -90,7 +108,7 @@ func (p *logPush) read(path string, off int64) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	b := make([]byte, min(fi.Size()-off, pushChunk))
+	b := make([]byte, min(fi.Size()-off, most))
 	n, err := f.ReadAt(b, off)
 	if err == io.EOF {
 		err = nil

@@ -79,12 +79,16 @@ type logReader struct {
 	at       map[string]int64 // "rank/phase" → next byte wanted; of a managed job "task.attempt@rank/phase"
 	cuts     map[string]bool  // of a managed job: which ends were told
 	attempts map[int]int      // of a managed job: by task, the attempt that is read; nil otherwise
+	array    *arrayPlace      // of an array
 	end      *LogEnd
 	began    bool
 	buf      []byte
 }
 
 func (s *logReader) cursor() string {
+	if s.array != nil {
+		return s.array.cursor()
+	}
 	parts := make([]string, 0, len(s.at))
 	for k, v := range s.at {
 		parts = append(parts, k+":"+strconv.FormatInt(v, 10))
@@ -130,6 +134,11 @@ func (s *logReader) read(r *bufio.Reader) (done bool, err error) {
 				return false, &finalError{err}
 			}
 		}
+		if f.Batch > 0 && f.Len == 0 {
+			if err := s.batch(f); err != nil {
+				return false, err
+			}
+		}
 		if err := s.data(r, f); err != nil {
 			return false, err
 		}
@@ -146,8 +155,12 @@ func (s *logReader) data(r *bufio.Reader, f LogFrame) error {
 	}
 	key, _ := s.place(f)
 	key += strconv.Itoa(f.Rank) + "/" + f.Phase
-	want, known := s.at[key]
-	off, left := f.Offset, int64(f.Len)
+	at, first := s.at, f.Offset
+	if f.Element != nil {
+		at, key, first = s.element(f)
+	}
+	want, known := at[key]
+	off, left := first, int64(f.Len)
 	if s.buf == nil {
 		s.buf = make([]byte, 32<<10)
 	}
@@ -165,15 +178,15 @@ func (s *logReader) data(r *bufio.Reader, f LogFrame) error {
 			}
 			if len(p) > 0 {
 				c := LogChunk{LogFrame: f, Data: p}
-				c.Offset, c.Len = start, len(p)
-				if known && start > want {
+				c.Offset, c.Len = f.Offset+start-first, len(p)
+				if known && start > want && f.Batch == 0 {
 					c.Lost = start - want
 				}
 				if err := s.fn(c); err != nil {
 					return &finalError{err}
 				}
 				want, known = off, true
-				s.at[key] = off
+				at[key] = off
 			}
 		}
 		if err == io.EOF && left > 0 {

@@ -103,8 +103,10 @@ type ManagedLogFilter struct {
 	Task   string // index or name; empty: all tasks
 	Follow bool
 	Tail   int // lines per node of the latest attempt; 0: everything, of all attempts
-	// Element is one of an array's; nil: the job's own log.
+	// Element is one of an array's; nil: the job's own log, of an array that of all its elements.
 	Element *int
+	// Elements are those of an array from the first to the last; a last below 0: to the end. Nil: all.
+	Elements *[2]int
 }
 
 // ManagedLogEnd tells how a managed job stood when its log ended.
@@ -127,10 +129,15 @@ func (c *Client) ManagedLogs(ctx context.Context, id int64, f ManagedLogFilter, 
 		if f.Element != nil {
 			q.Set("element", strconv.Itoa(*f.Element))
 		}
+		if f.Elements != nil {
+			q.Set("first", strconv.Itoa(f.Elements[0]))
+			q.Set("last", strconv.Itoa(f.Elements[1]))
+		}
 		setBool(q, "follow", f.Follow)
-		if cur := s.cursor(); cur != "" {
-			q.Set("cursor", cur)
-		} else if f.Tail > 0 {
+		cur := s.cursor()
+		setString(q, "cursor", cur)
+		setString(q, "batches", s.array.batches())
+		if f.Tail > 0 && (cur == "" || s.array != nil) { // of an array it counts for each element
 			q.Set("tail", strconv.Itoa(f.Tail))
 		}
 		done, err := c.readLog(ctx, managedPath(id, "logs"), q, s)
@@ -166,7 +173,7 @@ func (c *Client) readLog(ctx context.Context, path string, q url.Values, s *logR
 // place is the part of a cursor's key that says to which task and attempt a frame belongs. A new attempt of a task makes
 // what was read of the ones before past.
 func (s *logReader) place(f LogFrame) (key string, fresh bool) {
-	if s.attempts == nil || f.Attempt == 0 {
+	if s.attempts == nil || f.Attempt == 0 || f.Element != nil {
 		return "", false
 	}
 	key = fmt.Sprintf("%d.%d@", f.Task, f.Attempt)

@@ -100,6 +100,7 @@ type ManagedJob struct {
 	Workflow      string            `json:"workflow,omitempty" doc:"id of the workflow that carries it, if a workflow of others started it: else job/JOB_ID"`
 	WorkflowRun   string            `json:"workflow_run,omitempty" doc:"first run of that workflow"`
 	Seq           int64             `json:"seq" doc:"order of versions of this row"`
+	Notices       *NoticeCounts     `json:"notices,omitempty" doc:"what became of the notifications of the job, of all its tasks"`
 }
 
 // JobsLaunchBody is POST /api/v1/jobs/launch.

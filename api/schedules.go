@@ -68,21 +68,35 @@ type JobScheduleList struct {
 
 // Changes of schedules.
 const (
-	SchedulePause  = "pause"
-	ScheduleResume = "resume"
-	ScheduleDelete = "delete"
+	SchedulePause    = "pause"
+	ScheduleResume   = "resume"
+	ScheduleDelete   = "delete"
+	ScheduleTrigger  = "trigger"  // fire once, now
+	ScheduleBackfill = "backfill" // fire for the times that were due from From to To
 )
+
+// MostBackfilled is for how many times of the past a schedule fires at one call.
+const MostBackfilled = 400
 
 // SchedulesChangeBody is POST /api/v1/jobs/schedules.
 type SchedulesChangeBody struct {
 	IDs    []int64 `json:"schedule_ids" minItems:"1" maxItems:"1000"`
-	Action string  `json:"action" enum:"pause,resume,delete"`
-	Note   string  `json:"note,omitempty" maxLength:"500"`
+	Action string  `json:"action" enum:"pause,resume,delete,trigger,backfill"`
+	Note   string  `json:"note,omitempty" maxLength:"500" doc:"of pause and resume"`
+	// RequestID makes trigger and backfill repeatable: the same id fires once.
+	RequestID string `json:"request_id,omitempty" maxLength:"100" doc:"of trigger and backfill: the same id fires once"`
+	// From and To are of backfill, both included.
+	From *time.Time `json:"from,omitempty"`
+	To   *time.Time `json:"to,omitempty"`
+	// Overlap, of trigger and backfill, is used instead of the schedule's own; a backfill without one lets all wait for each other.
+	Overlap ScheduleOverlap `json:"overlap,omitempty" enum:"skip,buffer_one,buffer_all,cancel_other,allow_all"`
 }
 
 // SchedulesChangeReply lists what was changed.
 type SchedulesChangeReply struct {
 	IDs []int64 `json:"schedule_ids"`
+	// Firings are, of a backfill, the times for which the schedule fires.
+	Firings []time.Time `json:"firings,omitempty"`
 }
 
 // Schedules lists schedules of managed jobs, of one user unless userHash is empty.
@@ -94,7 +108,8 @@ func (c *Client) Schedules(ctx context.Context, userHash string, ids ...int64) (
 	return out, c.call(ctx, "GET", prefix+"/jobs/schedules", q, nil, out)
 }
 
-// ChangeSchedules pauses, resumes or deletes schedules. It is done when this returns; an unknown one changes nothing.
+// ChangeSchedules pauses, resumes or deletes schedules, or has them fire. It is done when this returns, or the firings are under way; an
+// unknown schedule changes nothing.
 func (c *Client) ChangeSchedules(ctx context.Context, b *SchedulesChangeBody) (*SchedulesChangeReply, error) {
 	out := &SchedulesChangeReply{}
 	return out, c.call(ctx, "POST", prefix+"/jobs/schedules", nil, b, out)

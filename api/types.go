@@ -629,6 +629,14 @@ type LogFrame struct {
 	Task     int    `json:"task,omitempty"`
 	TaskName string `json:"task_name,omitempty"`
 	Attempt  int    `json:"attempt,omitempty"`
+	// Element is the element of an array whose output the bytes are.
+	Element *int `json:"element,omitempty" doc:"of an array: whose output this is"`
+	// Batch, BatchNode and BatchOffset are of an array that is followed: where the bytes stand in what is kept of its output. With
+	// BatchDone nothing more comes of that batch and node.
+	Batch       int64 `json:"batch,omitempty"`
+	BatchNode   int   `json:"batch_node,omitempty"`
+	BatchOffset int64 `json:"batch_offset,omitempty"`
+	BatchDone   bool  `json:"batch_done,omitempty"`
 	// Cut says that no more of a lost node's log could be kept, and why. Such a frame has no bytes.
 	Cut string `json:"cut,omitempty" doc:"no more of this rank's log could be kept, and why"`
 }

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -116,7 +117,8 @@ func (f *fake) serve(w http.ResponseWriter, r *http.Request) {
 	case p == "jobs/webhook-secret":
 		reply(w, api.WebhookSecret{Secret: "whsec_x"})
 	case p == "jobs/schedules" && r.Method == "GET":
-		reply(w, api.JobScheduleList{Schedules: f.schedules})
+		ids, _ := api.ParseIDs(r.URL.Query().Get("ids"))
+		reply(w, api.JobScheduleList{Schedules: slices.DeleteFunc(slices.Clone(f.schedules), func(s api.JobSchedule) bool { return ids != nil && !slices.Contains(ids, s.ID) })})
 	case p == "jobs/schedules":
 		reply(w, api.SchedulesChangeReply{})
 	case p == "jobs/cancel" && f.refuse[p] == nil:

@@ -430,7 +430,7 @@ func TestSchedules(t *testing.T) {
 	if r := f.sky("", words("jobs schedules ls -o json")); r.code != 0 || !strings.Contains(r.out, `"cron": "0 3 * * *"`) {
 		t.Errorf("%+v", r)
 	}
-	for line, want := range map[string]string{"pause 3 4 --note why": "Paused schedules 3-4.\n", "resume 3": "Resumed schedule 3.\n", "delete 3 -y": "Deleted schedule 3.\n"} {
+	for line, want := range map[string]string{"pause 3 4 --note why": "Paused schedules 3-4.\n", "resume night": "Resumed schedule 3.\n", "delete 3 -y": "Deleted schedule 3.\n"} {
 		if r := f.sky("", strings.Fields("jobs schedules "+line)); r.code != 0 || r.out != want {
 			t.Errorf("%s: %+v", line, r)
 		}
@@ -438,8 +438,13 @@ func TestSchedules(t *testing.T) {
 	if r := f.sky("n\n", words("jobs schedules delete 3")); r.code == 0 || !strings.Contains(r.err, "Deleting schedule 3. Proceed?") {
 		t.Errorf("%+v", r)
 	}
-	for _, line := range []string{"delete", "pause x", "ls 3"} {
+	for _, line := range []string{"delete", "ls 3", "trigger", "trigger 3 4", "trigger 3-4", "backfill 3", "backfill 3 --from 2026-03-01", "backfill 3 --from x --to 2026-03-01"} {
 		if r := f.sky("", words("jobs schedules "+line)); r.code != 2 {
+			t.Errorf("%s: %+v", line, r)
+		}
+	}
+	for _, line := range []string{"pause x", "trigger 3,9", "delete -y 9"} {
+		if r := f.sky("", words("jobs schedules "+line)); r.code != 1 || !strings.Contains(r.err, "there is no schedule") {
 			t.Errorf("%s: %+v", line, r)
 		}
 	}

@@ -90,9 +90,12 @@ func (s *elementSink) take(ctx context.Context, ev agentapi.Event) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if ev.Type == agentapi.EventJob && ev.Job != nil && ev.Element != nil {
-		if ev.Job.Status == api.JobRunning || ev.Job.Status == api.JobSucceeded {
+		if shown(*ev.Job) {
 			e := activities.ElementOf(ev.Element.Batch, ev.Element.Index, *ev.Job)
 			e.Cluster, e.ClusterHash = s.one.row.Name, s.one.row.Ref.Hash
+			if e.EndAt != nil && e.Status == api.ManagedRunning {
+				e.Reason = undecided(*ev.Job)
+			}
 			s.told[e.Index] = e
 		}
 		s.events++
@@ -117,6 +120,20 @@ func (s *elementSink) take(ctx context.Context, ev agentapi.Event) error {
 	s.cursor = ev.Seq
 	s.events++
 	return s.flush(ctx)
+}
+
+// shown says that an element's row tells of a state of its job: of one that was cancelled the settling tells soon.
+func shown(j api.Job) bool {
+	return j.Status == api.JobRunning || j.Status == api.JobSucceeded || j.Status.Terminal() && j.Status != api.JobCancelled && j.StartAt != nil
+}
+
+// undecided is what an element's row says of a run that has ended and not succeeded.
+func undecided(j api.Job) string {
+	why := j.Reason
+	if why == "" {
+		why = string(j.Status)
+	}
+	return "ended: " + why + "; what follows is decided with the rest of its batch"
 }
 
 // write brings what was gathered into the store.

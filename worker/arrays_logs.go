@@ -1,79 +1,35 @@
 package worker
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/skyloom/skyloom/activities"
-	"github.com/skyloom/skyloom/worker/httpapi"
 )
 
-// ElementLog gives what was kept of one element's output in a batch.
-func (b *backend) ElementLog(_ context.Context, jobID, batch int64, element int) (logs []httpapi.StoredLog, kept bool, err error) {
-	dir := activities.BatchLogs(b.home, jobID)
-	indexes, err := filepath.Glob(filepath.Join(dir, fmt.Sprintf("%d-*.index", batch)))
-	if err != nil {
-		return nil, false, err
-	}
-	for _, index := range indexes {
-		_, rank, _ := strings.Cut(strings.TrimSuffix(filepath.Base(index), ".index"), "-")
-		node, err := strconv.Atoi(rank)
-		if err != nil {
-			continue
-		}
-		path, _ := activities.BatchLogFile(dir, batch, node)
-		pieces, err := readIndex(index, element)
-		if err != nil {
-			return nil, false, err
-		}
-		kept = true
-		for _, p := range pieces {
-			logs = append(logs, httpapi.StoredLog{Rank: p.Rank, Phase: p.Phase, Open: func() (io.ReadSeekCloser, error) {
-				f, err := os.Open(path)
-				if err != nil {
-					return nil, err
-				}
-				return filePart{io.NewSectionReader(f, p.Offset, p.Len), f}, nil
-			}})
-		}
-	}
-	return logs, kept, nil
-}
+// BatchLogs is the folder with the output of an array's elements, as internal/batchlog keeps it.
+func (b *backend) BatchLogs(jobID int64) string { return activities.BatchLogs(b.home, jobID) }
 
-// filePart is a part of a file that is closed with it.
-type filePart struct {
-	*io.SectionReader
-	io.Closer
-}
-
-// readIndex finds the pieces of one element.
-func readIndex(path string, element int) (out []activities.LogPiece, err error) {
-	f, err := os.Open(path)
+// StoredAttempts lists the attempts of a managed job's task of whose log something was kept.
+func (b *backend) StoredAttempts(_ context.Context, jobID int64, taskID int) ([]int, error) {
+	entries, err := os.ReadDir(filepath.Dir(activities.LogDir(b.home, jobID, taskID, 0)))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		var p activities.LogPiece
-		if err := json.Unmarshal(lines.Bytes(), &p); err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
-		}
-		if p.Element == element {
-			out = append(out, p)
+	var out []int
+	for _, e := range entries {
+		if n, err := strconv.Atoi(e.Name()); err == nil && n > 0 {
+			out = append(out, n)
 		}
 	}
-	return out, lines.Err()
+	slices.Sort(out)
+	return out, nil
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	enumspb "go.temporal.io/api/enums/v1"
@@ -161,45 +160,4 @@ func (b *backend) Schedules(ctx context.Context, userHash string, ids []int64) (
 		return nil
 	})
 	return rows, err
-}
-
-// ChangeSchedules pauses, resumes or deletes schedules. One that is not known changes nothing. It may be repeated.
-func (b *backend) ChangeSchedules(ctx context.Context, in api.SchedulesChangeBody) (api.SchedulesChangeReply, error) {
-	rows, err := b.store.Schedules(ctx, "", in.IDs...)
-	if err != nil {
-		return api.SchedulesChangeReply{}, err
-	}
-	rep := api.SchedulesChangeReply{IDs: []int64{}}
-	for _, r := range rows {
-		rep.IDs = append(rep.IDs, r.ID)
-	}
-	var unknown []int64
-	for _, id := range in.IDs {
-		if !slices.Contains(rep.IDs, id) {
-			unknown = append(unknown, id)
-		}
-	}
-	if len(unknown) > 0 {
-		return api.SchedulesChangeReply{}, &api.Error{Kind: api.ErrNotFound, Message: "there is no schedule " + api.FormatIDs(unknown) + "; nothing was changed", Hint: "see all: sky jobs schedules ls -u"}
-	}
-	return rep, b.each(len(rep.IDs), func(i int) error {
-		id := rep.IDs[i]
-		h := b.client.ScheduleClient().GetHandle(ctx, activities.ScheduleID(id))
-		var err error
-		switch in.Action {
-		case api.SchedulePause:
-			err = h.Pause(ctx, client.SchedulePauseOptions{Note: in.Note})
-		case api.ScheduleResume:
-			err = h.Unpause(ctx, client.ScheduleUnpauseOptions{Note: in.Note})
-		default:
-			// Out of our lists first: a firing that comes in between submits nothing, and drops what is left in the engine.
-			if err = b.store.DeleteSchedule(ctx, id); err == nil {
-				err = b.acts.DropSchedule(ctx, id)
-			}
-		}
-		if err != nil {
-			return &api.Error{Kind: api.ErrUnavailable, Message: fmt.Sprintf("schedule %d: %v", id, err), Hint: "send it again: it may be repeated"}
-		}
-		return nil
-	})
 }

@@ -240,7 +240,7 @@ func (w *watcher) serve(ctx context.Context, one *watch, cursor int64) {
 	}
 	var followed []providers.Node
 	for _, n := range one.row.Nodes {
-		if n.Rank != 0 && f.Confirms && one.notices == nil && one.row.Log == nil {
+		if n.Rank != 0 && f.Confirms && one.notices == nil && one.row.Log == nil && one.row.Array == 0 {
 			continue // the infra tells when it is gone
 		}
 		followed = append(followed, n)
@@ -266,7 +266,7 @@ func (w *watcher) follow(ctx context.Context, p providers.Provider, f providers.
 		beat = beatUnconfirmed
 	}
 	h := &health{w: w, one: one, rank: n.Rank, confirms: f.Confirms}
-	kept := w.logOf(one, n.Rank)
+	kept, batches := w.logOf(one, n.Rank), w.batchesOf(one, n.Rank)
 	if n.Rank != 0 {
 		cursor = 0
 	}
@@ -283,13 +283,18 @@ func (w *watcher) follow(ctx context.Context, p providers.Provider, f providers.
 				}
 				c.Close() // the stream has a connection of its own
 				elements := w.elements(ctx, c, one, n.Rank, cursor)
-				err = c.EventsAndLog(ctx, cursor, beat, kept.follow(), func(ev agentapi.Event) error {
-					if elements != nil {
-						return elements.take(ctx, ev)
-					}
+				output := kept.follow()
+				if batches != nil {
+					output = batches.follow()
+				}
+				err = c.EventsAndLog(ctx, cursor, beat, output, func(ev agentapi.Event) error {
 					if ev.Type == agentapi.EventLog {
 						kept.take(ev.Log)
+						batches.take(ev.Output)
 						return nil
+					}
+					if elements != nil {
+						return elements.take(ctx, ev)
 					}
 					if n.Rank != 0 {
 						if ev.Type == agentapi.EventNotice {

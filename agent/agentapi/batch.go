@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/skyloom/skyloom/api"
 )
@@ -70,7 +72,60 @@ func (c *Client) ForgetBatches(ctx context.Context, upTo int64) error {
 }
 
 // BatchLogs reads what the jobs of a range of numbers have printed on this node: their framed streams, one after the other, each
-// begun by a frame that names the job and ended by an End frame; see NewLogReader. Jobs unknown here are passed over.
-func (c *Client) BatchLogs(ctx context.Context, first, last int64) (io.ReadCloser, error) {
-	return c.open(ctx, "GET", fmt.Sprintf("/v1/logs?first=%d&last=%d", first, last), nil, "")
+// begun by a frame that names the job and ended by an End frame; see NewLogReader. Jobs unknown here are passed over, and what is kept
+// already of their runs; an agent that knows no such thing sends it all the same.
+func (c *Client) BatchLogs(ctx context.Context, first, last int64, kept KeptOutput) (io.ReadCloser, error) {
+	path := fmt.Sprintf("/v1/logs?first=%d&last=%d", first, last)
+	if len(kept) > 0 {
+		path += "&kept=" + kept.String()
+	}
+	return c.open(ctx, "GET", path, nil, "")
+}
+
+// BatchBytes is output of elements of a batch on this node: the bytes of the pieces stand in Data one after the other.
+type BatchBytes struct {
+	Batch  int64         `json:"batch"`
+	Pieces []OutputPiece `json:"pieces"`
+	Data   []byte        `json:"data"`
+}
+
+// OutputPiece is a part of the raw log of the run of an element's job.
+type OutputPiece struct {
+	Element int   `json:"element"`
+	Rank    int   `json:"rank"` // of the job
+	Offset  int64 `json:"offset"`
+	Len     int64 `json:"len"`
+}
+
+// RunPhase is the phase of a job that OutputPiece and KeptOutput speak of: elements have no setup.
+const RunPhase = "run"
+
+// KeptOutput tells of elements how many bytes of their run's output need not be sent. As text it reads BATCH.INDEX:BYTES,…
+type KeptOutput map[Element]int64
+
+// String is fit for the query of an address.
+func (k KeptOutput) String() string {
+	parts := make([]string, 0, len(k))
+	for e, n := range k {
+		parts = append(parts, fmt.Sprintf("%d.%d:%d", e.Batch, e.Index, n))
+	}
+	slices.Sort(parts)
+	return strings.Join(parts, ",")
+}
+
+// ParseKeptOutput reads what String wrote.
+func ParseKeptOutput(text string) (KeptOutput, error) {
+	out := KeptOutput{}
+	if text == "" {
+		return out, nil
+	}
+	for part := range strings.SplitSeq(text, ",") {
+		var e Element
+		var n int64
+		if _, err := fmt.Sscanf(part, "%d.%d:%d", &e.Batch, &e.Index, &n); err != nil || n < 0 {
+			return nil, fmt.Errorf("%q does not read BATCH.INDEX:BYTES", part)
+		}
+		out[e] = n
+	}
+	return out, nil
 }

@@ -189,7 +189,13 @@ func (c *Client) EventsAndLog(ctx context.Context, after int64, beat time.Durati
 		path += "&beat=" + strconv.FormatInt(s, 10)
 		limit = beat * 5 / 2
 	}
-	if log.JobID > 0 {
+	switch {
+	case log.Batches:
+		path += fmt.Sprintf("&batches=1&log_every=%d", log.Every/time.Second)
+		if len(log.Kept) > 0 {
+			path += "&kept=" + log.Kept.String()
+		}
+	case log.JobID > 0:
 		path += fmt.Sprintf("&log=%d&log_every=%d", log.JobID, log.Every/time.Second)
 		for phase, off := range log.Offsets {
 			path += fmt.Sprintf("&offset_%s=%d", url.QueryEscape(phase), off)

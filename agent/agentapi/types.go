@@ -187,17 +187,18 @@ const (
 // Event is one line of GET /v1/events?after=SEQ (newline-delimited JSON; an empty line at least every 15 s shows the
 // agent lives). An agent keeps events until acknowledged.
 type Event struct {
-	Seq      int64      `json:"seq"`
-	Time     time.Time  `json:"time"`
-	Type     EventType  `json:"type"`
-	Job      *api.Job   `json:"job,omitempty"`
-	Autostop *Autostop  `json:"autostop,omitempty"`
-	Hook     *HookState `json:"hook,omitempty"`
-	Message  string     `json:"message,omitempty"`
-	Seconds  int        `json:"seconds,omitempty"` // of a notice: the time that is left
-	Log      *LogBytes  `json:"log,omitempty"`
-	Element  *Element   `json:"element,omitempty"` // with Job, if it is one of a batch
-	Batch    int64      `json:"batch,omitempty"`   // of EventBatch: its number
+	Seq      int64       `json:"seq"`
+	Time     time.Time   `json:"time"`
+	Type     EventType   `json:"type"`
+	Job      *api.Job    `json:"job,omitempty"`
+	Autostop *Autostop   `json:"autostop,omitempty"`
+	Hook     *HookState  `json:"hook,omitempty"`
+	Message  string      `json:"message,omitempty"`
+	Seconds  int         `json:"seconds,omitempty"` // of a notice: the time that is left
+	Log      *LogBytes   `json:"log,omitempty"`
+	Output   *BatchBytes `json:"output,omitempty"`  // of EventLog, instead of Log
+	Element  *Element    `json:"element,omitempty"` // with Job, if it is one of a batch
+	Batch    int64       `json:"batch,omitempty"`   // of EventBatch: its number
 }
 
 // LogBytes is output of a job on this node, from an offset of the raw log of a phase on.
@@ -209,11 +210,15 @@ type LogBytes struct {
 }
 
 // LogFollow asks for a job's output along with the events: GET /v1/events?log=ID&log_every=SECONDS&offset_run=…&offset_setup=….
-// It comes at most once in Every (16 MiB at most), and only if there is any.
+// It comes at most once in Every (16 MiB at most), and only if there is any. With batches=1&kept=… instead of log it is that of all
+// elements of arrays.
 type LogFollow struct {
 	JobID   int64 // 0: none
 	Every   time.Duration
 	Offsets map[string]int64 // by phase: where to go on
+	// Batches asks for the output of whatever elements there are; Kept is what is not to be sent of it.
+	Batches bool
+	Kept    KeptOutput
 }
 
 // LogQuery selects a part of a job's log on one node: GET /v1/jobs/{id}/logs. The answer is framed (api.LogFrame).

@@ -1,7 +1,8 @@
 // Package joblog writes the raw logs of a job's ranks to one stream, each line after a prefix that names its rank.
 //
 // Bytes pass through as they are: nothing is decoded, added or dropped inside a line. On one node they pass at once,
-// half lines too. On several nodes a half line waits for its end, so that ranks don't mix within a line. A carriage
+// half lines too. On several nodes, or of several elements of an array, a half line waits for its end, so that they don't mix within a
+// line. A carriage
 // return counts as the end of a line too (progress bars redraw themselves), so the prefix follows the redrawing.
 package joblog
 
@@ -9,6 +10,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/skyloom/skyloom/api"
 )
@@ -25,11 +27,14 @@ type Printer struct {
 	// Of a managed job with several tasks: their names, and how many nodes the one has that was begun last.
 	tasks map[int]string
 	ranks map[string]*rank
-	open  *rank // whose half line stands at the end of the output
+	// element is the element of an array that is shown, where one comes after the other.
+	element int
+	open    *rank // whose half line stands at the end of the output
 }
 
 // rank is the state of one rank and phase.
 type rank struct {
+	batch  [2]int64 // of an element of an array that is followed: batch and node
 	prefix []byte
 	mid    bool // its last byte shown was inside a line
 	cr     bool // its last byte shown was a carriage return
@@ -55,16 +60,29 @@ func (p *Printer) Write(c api.LogChunk) error {
 	if c.Nodes > 0 {
 		p.nodes = c.Nodes
 	}
+	batch := [2]int64{c.Batch, int64(c.BatchNode)}
+	if c.BatchDone {
+		return p.end(batch)
+	}
 	if len(c.Data) == 0 {
 		return nil
 	}
 	key := fmt.Sprintf("%d.%d/%d/%s/%d", c.Task, c.Attempt, c.Rank, c.Phase, c.PID)
+	if c.Element != nil {
+		if c.Batch == 0 && p.element != *c.Element {
+			if err := p.end(batch); err != nil {
+				return err
+			}
+			p.element = *c.Element
+		}
+		key = fmt.Sprintf("element %d %s", *c.Element, key)
+	}
 	r := p.ranks[key]
 	if r == nil {
-		r = &rank{prefix: []byte(p.prefix(c.LogFrame))}
+		r = &rank{batch: batch, prefix: []byte(p.prefix(c.LogFrame))}
 		p.ranks[key] = r
 	}
-	if p.nodes <= 1 && len(p.tasks) <= 1 {
+	if p.nodes <= 1 && len(p.tasks) <= 1 && c.Element == nil {
 		return p.emit(r, c.Data)
 	}
 	data := append(r.held, c.Data...)
@@ -79,6 +97,20 @@ func (p *Printer) Write(c api.LogChunk) error {
 	err := p.emit(r, data[:cut])
 	r.held = append([]byte(nil), data[cut:]...)
 	return err
+}
+
+// end shows what was held back of the elements of a batch, or of the element before: nothing more comes of them.
+func (p *Printer) end(batch [2]int64) error {
+	for key, r := range p.ranks {
+		if r.batch != batch || !strings.HasPrefix(key, "element ") {
+			continue
+		}
+		delete(p.ranks, key)
+		if err := p.emit(r, r.held); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Close shows what was held back, and ends a line that was left open, so that what follows starts on its own line.
@@ -147,6 +179,15 @@ func (p *Printer) prefix(f api.LogFrame) string {
 		who += fmt.Sprintf(", rank=%d", f.RankInJob())
 	} else if who == "" {
 		who = "task"
+	}
+	if f.Element != nil {
+		who += fmt.Sprintf(" %d", *f.Element)
+		if f.Rank > 0 {
+			who += fmt.Sprintf(", rank=%d", f.Rank)
+		}
+		if f.Attempt > 1 {
+			who += fmt.Sprintf(", attempt %d", f.Attempt)
+		}
 	}
 	if f.PID > 0 {
 		who += fmt.Sprintf(", pid=%d", f.PID)

@@ -40,16 +40,33 @@ func elementsOf(o *QueueOptions, elements string, words []string) (*ElementsOpti
 	if elements == allElements {
 		return e, nil
 	}
-	first, last, ranged := strings.Cut(elements, "-")
-	if e.First, err = strconv.Atoi(first); err == nil && ranged && last != "" {
-		e.Last, err = strconv.Atoi(last)
+	e.First, e.Last, err = elementRange("--elements", elements)
+	return e, err
+}
+
+// elementRange reads 17, 0-99 or 100-. A last below 0: to the end.
+func elementRange(flag, text string) (first, last int, err error) {
+	a, b, ranged := strings.Cut(strings.TrimSpace(text), "-")
+	last = -1
+	if first, err = strconv.Atoi(a); err == nil && ranged && b != "" {
+		if last, err = strconv.Atoi(b); err == nil && last < first {
+			err = strconv.ErrRange
+		}
 	} else if !ranged {
-		e.Last = e.First
+		last = first
 	}
-	if err != nil || e.First < 0 || e.Last >= 0 && e.Last < e.First {
-		return nil, session.Usagef("--elements: %q is no element or range; write 17, 0-99 or 100-", elements)
+	if err != nil || first < 0 {
+		return 0, 0, session.Usagef("%s: %q is no element or range; write 17, 0-99 or 100-", flag, text)
 	}
-	return e, nil
+	return first, last, nil
+}
+
+// rangeText is a range as elementRange reads it.
+func rangeText(r [2]int) string {
+	if r[1] < 0 {
+		return fmt.Sprintf("%d-", r[0])
+	}
+	return fmt.Sprintf("%d-%d", r[0], r[1])
 }
 
 // Elements shows the elements of an array.

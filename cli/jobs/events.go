@@ -65,7 +65,7 @@ func Events(ctx context.Context, s *session.Session, o *EventsOptions) error {
 		return err
 	}
 	// How it stands is read before its events: what was written together with its end is seen.
-	over, err := ended(ctx, c, o.JobID)
+	over, notices, err := ended(ctx, c, o.JobID)
 	if err != nil {
 		return notFound(s, err)
 	}
@@ -91,6 +91,9 @@ func Events(ctx context.Context, s *session.Session, o *EventsOptions) error {
 		if len(list) == 0 {
 			s.IO.Notef("No events.")
 		}
+		if notices != nil {
+			s.IO.Notef("Notifications: %d delivered, %d dropped, %d waiting", notices.Delivered, notices.Dropped, notices.Waiting)
+		}
 		return nil
 	}
 	if over {
@@ -101,7 +104,7 @@ func Events(ctx context.Context, s *session.Session, o *EventsOptions) error {
 			return err
 		}
 		if e.Kind == api.EventStatus {
-			if over, err := ended(ctx, c, o.JobID); err == nil && over {
+			if over, _, err := ended(ctx, c, o.JobID); err == nil && over {
 				return errOver
 			}
 		}
@@ -116,18 +119,17 @@ func Events(ctx context.Context, s *session.Session, o *EventsOptions) error {
 	return err
 }
 
-// ended says that all tasks of a job have ended. A job whose rows are not written yet has not.
-func ended(ctx context.Context, c *api.Client, id int64) (bool, error) {
+// ended says that all tasks of a job have ended, and what became of its notifications. A job whose rows are not written yet has not.
+func ended(ctx context.Context, c *api.Client, id int64) (over bool, notices *api.NoticeCounts, err error) {
 	l, err := c.ManagedJobs(ctx, api.ManagedFilter{IDs: []int64{id}})
 	if err != nil {
-		return false, err
+		return false, nil, err
 	}
+	over = len(l.Jobs) > 0
 	for _, r := range l.Jobs {
-		if !r.Status.Terminal() {
-			return false, nil
-		}
+		over, notices = over && r.Status.Terminal(), r.Notices
 	}
-	return len(l.Jobs) > 0, nil
+	return over, notices, nil
 }
 
 // notFound gives the exit code of an unknown job.

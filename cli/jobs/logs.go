@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -28,12 +26,14 @@ type LogsOptions struct {
 	Controller bool
 	SyncDown   bool
 	Tail       int // 0: everything
-	Element    int // of an array; below 0: the job's own log
+	// Elements are those of an array from the first to the last (below 0: to the end); nil: all of them.
+	Elements *[2]int
 }
 
 // NewLogs makes `sky jobs logs`.
 func NewLogs(s *session.Session, run func(context.Context, *session.Session, *LogsOptions) error) *cobra.Command {
-	o := &LogsOptions{Element: -1}
+	o := &LogsOptions{}
+	var element string
 	if run == nil {
 		run = Logs
 	}
@@ -42,12 +42,15 @@ func NewLogs(s *session.Session, run func(context.Context, *session.Session, *Lo
 		Short: "Show the log of a managed job",
 		Long: `Show the log of a managed job, of your latest one when none is given: that of all its
 attempts, and what comes. TASK is the number or name of a task of a pipeline or group.
-Logs stay readable when the cluster is gone. The log of an array is that of each of its
-elements: name one with --element.
+Logs stay readable when the cluster is gone.
+
+The log of an array is the output of its elements, each line with the element's number:
+while following as it comes, a few seconds late, else by element. --element shows one at
+once, or some: 17, 0-99 or 100-.
 
 Exit code: 0 the job succeeded, 100 it failed, 101 it has not ended, 102 there is no
 such job, 103 it was cancelled.`,
-		Example:           "  sky jobs logs\n  sky jobs logs 7 --no-follow --tail 20\n  sky jobs logs 8 eval\n  sky jobs logs 7 --sync-down\n  sky jobs logs 9 --element 17",
+		Example:           "  sky jobs logs\n  sky jobs logs 7 --no-follow --tail 20\n  sky jobs logs 8 eval\n  sky jobs logs 7 --sync-down\n  sky jobs logs 9 --element 17\n  sky jobs logs 9 --element 0-99 --sync-down",
 		ValidArgsFunction: completeJob(s, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 2 || (o.Name != "" && len(args) > 1) {
@@ -65,11 +68,18 @@ such job, 103 it was cancelled.`,
 					return session.Usagef("the task is empty")
 				}
 			}
+			if cmd.Flags().Changed("element") {
+				first, last, err := elementRange("--element", element)
+				if err != nil {
+					return err
+				}
+				o.Elements = &[2]int{first, last}
+			}
 			switch {
-			case cmd.Flags().Changed("element") && (o.Element < 0 || o.Task != "" || o.Controller || o.SyncDown):
-				return session.Usagef("--element takes an index from 0, and does not go with a task, --controller or --sync-down")
 			case o.SyncDown && o.Controller:
 				return session.Usagef("--sync-down and --controller can't be combined; to keep the story: sky jobs events ID -o json")
+			case o.Elements != nil && (o.Task != "" || o.Controller):
+				return session.Usagef("--element does not go with a task or --controller")
 			case o.SyncDown && cmd.Flags().Changed("tail"):
 				return session.Usagef("--sync-down and --tail can't be combined")
 			case o.Tail < 0:
@@ -84,9 +94,8 @@ such job, 103 it was cancelled.`,
 	fs.BoolVar(&o.Controller, "controller", false, "what was done for the job, as sky jobs events shows it")
 	refreshIgnored(fs)
 	fs.BoolVarP(&o.SyncDown, "sync-down", "s", false, "download the logs of all attempts to ~/sky_logs")
-	fs.IntVar(&o.Tail, "tail", 0, "only the last `N` lines of the latest attempt, and what comes; 0 is everything")
-	fs.IntVar(&o.Element, "element", -1, "of an array: the log of the element with this `INDEX`")
-	fs.Lookup("element").DefValue = ""
+	fs.IntVar(&o.Tail, "tail", 0, "only the last `N` lines of the latest attempt (of an array, of each element that runs, or with --no-follow of each), and what comes; 0 is everything")
+	fs.StringVar(&element, "element", "", "of an array: the log of one element, or of a range: `INDEX`, 0-99 or 100-")
 	completeName(cmd, s)
 	return cmd
 }
@@ -118,15 +127,24 @@ func Logs(ctx context.Context, s *session.Session, o *LogsOptions) error {
 	case o.SyncDown:
 		return syncDown(ctx, s, c, o)
 	}
-	f := api.ManagedLogFilter{Task: o.Task, Follow: o.Follow, Tail: o.Tail}
-	if o.Element >= 0 {
-		f.Element = &o.Element
-	}
+	f := o.filter()
+	f.Follow, f.Tail = o.Follow, o.Tail
 	code, err := tail(ctx, s, c, o.JobID, f)
 	if err != nil {
 		return err
 	}
 	return session.Exit(code)
+}
+
+// filter selects what is shown or downloaded.
+func (o *LogsOptions) filter() api.ManagedLogFilter {
+	f := api.ManagedLogFilter{Task: o.Task}
+	if e := o.Elements; e != nil && e[0] == e[1] && !o.SyncDown {
+		f.Element = &e[0]
+	} else {
+		f.Elements = e
+	}
+	return f
 }
 
 // tail shows a job's log and returns what its state means as an exit code.
@@ -138,6 +156,8 @@ func tail(ctx context.Context, s *session.Session, c *api.Client, id int64, f ap
 	what := fmt.Sprintf("Managed job %d", id)
 	if f.Element != nil {
 		what = fmt.Sprintf("Element %d of managed job %d", *f.Element, id)
+	} else if e := f.Elements; e != nil {
+		what = fmt.Sprintf("Elements %s of managed job %d", rangeText(*e), id)
 	}
 	p := joblog.New(s.IO.Out, style)
 	show := func(ch api.LogChunk) error { return show(s, p, ch) }
@@ -175,6 +195,8 @@ func tail(ctx context.Context, s *session.Session, c *api.Client, id int64, f ap
 		reason = " (" + end.Reason + ")"
 	}
 	switch {
+	case f.Elements != nil:
+		s.IO.Notef("%s: %s%s", what, end.Status, reason)
 	case end.Status == api.ManagedSucceeded:
 		s.IO.Notef("%s %s ended: %s", s.IO.ErrStyle(session.Green, "✓"), what, end.Status)
 	case end.Status.Terminal():
@@ -197,7 +219,7 @@ func show(s *session.Session, p *joblog.Printer, ch api.LogChunk) error {
 		s.IO.Notef("%s", s.IO.ErrStyle(session.Dim, fmt.Sprintf("── the log of %s may be cut here: %s ──", ch.Node, ch.Cut)))
 		return nil
 	}
-	if len(ch.Data) == 0 && ch.Attempt > 0 {
+	if len(ch.Data) == 0 && ch.Attempt > 0 && ch.Element == nil {
 		if err := p.Close(); err != nil {
 			return err
 		}
@@ -253,73 +275,4 @@ func heading(f api.LogFrame) string {
 		return fmt.Sprintf("── attempt %d ──", f.Attempt)
 	}
 	return ""
-}
-
-var notInPaths = regexp.MustCompile(`[^A-Za-z0-9._-]+`)
-
-// syncDown writes the raw logs of a job below ~/sky_logs/managed_jobs, a folder per task and attempt, a file per rank and phase.
-func syncDown(ctx context.Context, s *session.Session, c *api.Client, o *LogsOptions) error {
-	rows, err := c.ManagedJob(ctx, o.JobID)
-	if err != nil {
-		var ae *api.Error
-		if errors.As(err, &ae) && ae.Kind == api.ErrJobNotFound {
-			s.IO.Notef("%s", s.IO.ErrStyle(session.Red, ae.Error()))
-			return session.Exit(api.ExitNotFound)
-		}
-		return err
-	}
-	name := strconv.FormatInt(o.JobID, 10)
-	if n := strings.Trim(notInPaths.ReplaceAllString(rows[0].Name, "-"), "-."); n != "" {
-		name += "-" + n
-	}
-	dir := filepath.Join(s.UserHome, "sky_logs", "managed_jobs", name)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	files := map[string]*os.File{}
-	defer func() {
-		for _, f := range files {
-			f.Close()
-		}
-	}()
-	many := len(rows) > 1
-	_, err = c.ManagedLogs(ctx, o.JobID, api.ManagedLogFilter{Task: o.Task}, func(ch api.LogChunk) error {
-		if len(ch.Data) == 0 {
-			return nil
-		}
-		sub := fmt.Sprintf("attempt-%d", ch.Attempt)
-		if many {
-			sub = filepath.Join(fmt.Sprintf("task-%d", ch.Task), sub)
-		}
-		path := filepath.Join(dir, sub, fmt.Sprintf("%d-%s.log", ch.Rank, notInPaths.ReplaceAllString(ch.Phase, "-")))
-		f := files[path]
-		if f == nil {
-			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-				return err
-			}
-			var err error
-			if f, err = os.Create(path); err != nil {
-				return err
-			}
-			files[path] = f
-		}
-		if ch.Lost > 0 {
-			s.IO.Warnf("%d bytes of %s are no longer there.", ch.Lost, path)
-		}
-		_, err := f.Write(ch.Data)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	for _, f := range files {
-		if err := f.Close(); err != nil {
-			return err
-		}
-	}
-	if len(files) == 0 {
-		s.IO.Warnf("Managed job %d has no log yet.", o.JobID)
-	}
-	s.IO.Printf("Job %d logs: %s\n", o.JobID, dir)
-	return nil
 }

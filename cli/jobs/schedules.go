@@ -1,18 +1,15 @@
 package jobs
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"time"
 
-	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/skyloom/skyloom/api"
 	"github.com/skyloom/skyloom/cli/flags"
 	"github.com/skyloom/skyloom/cli/session"
-	"github.com/skyloom/skyloom/cli/table"
 	"github.com/skyloom/skyloom/task"
 )
 
@@ -121,158 +118,4 @@ func firingTime(t time.Time, zone string) string {
 		text += " (" + here.Format(minuteFormat) + " here)"
 	}
 	return text
-}
-
-// NewSchedules makes `sky jobs schedules`.
-func NewSchedules(s *session.Session) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "schedules",
-		Short: "Schedules that submit managed jobs again and again",
-		Long: `Schedules submit managed jobs again and again. Make one with sky jobs launch --schedule,
-or with the field schedule of a task file.`,
-		RunE: session.Group,
-	}
-	cmd.AddCommand(NewSchedulesList(s, nil),
-		changeSchedules(s, nil, api.SchedulePause, "Pause schedules", "They fire no more until they are resumed. Jobs that they have submitted go on."),
-		changeSchedules(s, nil, api.ScheduleResume, "Resume schedules", "Firings that would have come while a schedule was paused are not made up for."),
-		changeSchedules(s, nil, api.ScheduleDelete, "Delete schedules", "Jobs that they have submitted go on; sky jobs cancel ends them."))
-	return cmd
-}
-
-// SchedulesListOptions is `sky jobs schedules ls`.
-type SchedulesListOptions struct {
-	AllUsers bool
-	Output   string
-}
-
-// NewSchedulesList makes `sky jobs schedules ls`.
-func NewSchedulesList(s *session.Session, run func(context.Context, *session.Session, *SchedulesListOptions) error) *cobra.Command {
-	o := &SchedulesListOptions{}
-	if run == nil {
-		run = SchedulesList
-	}
-	cmd := &cobra.Command{
-		Use:     "ls",
-		Aliases: []string{"list"},
-		Short:   "List schedules, with their next and last firings",
-		Example: "  sky jobs schedules ls\n  sky jobs schedules ls -u -o json",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return session.Usagef("sky jobs schedules ls takes no arguments")
-			}
-			return run(cmd.Context(), s, o)
-		},
-	}
-	cmd.Flags().BoolVarP(&o.AllUsers, "all-users", "u", false, "those of all users")
-	addOutput(cmd.Flags(), &o.Output)
-	return cmd
-}
-
-// SchedulesList lists schedules.
-func SchedulesList(ctx context.Context, s *session.Session, o *SchedulesListOptions) error {
-	c, err := s.Client(ctx)
-	if err != nil {
-		return err
-	}
-	user := s.User().Hash
-	if o.AllUsers {
-		user = ""
-	}
-	list, err := c.Schedules(ctx, user)
-	if err != nil {
-		return err
-	}
-	if o.Output == "json" {
-		if list.Schedules == nil {
-			list.Schedules = []api.JobSchedule{}
-		}
-		return s.PrintJSON(list.Schedules)
-	}
-	if len(list.Schedules) == 0 {
-		s.IO.Printf("No schedules.\n")
-		return nil
-	}
-	head := []string{"ID", "NAME", "SCHEDULE", "OVERLAP", "STATE", "NEXT", "LAST", "JOBS", "SKIPPED", "MISSED"}
-	if o.AllUsers {
-		head = append(head, "USER")
-	}
-	t := table.New(head...)
-	for _, r := range list.Schedules {
-		state, next, last, jobs := "ACTIVE", "-", "-", "-"
-		if r.Paused {
-			state = "PAUSED"
-		}
-		if len(r.Next) > 0 {
-			next = "in " + table.Span(max(r.Next[0].Sub(s.Now()), time.Second))
-		}
-		if len(r.Last) > 0 {
-			last, jobs = table.Ago(s.Now(), r.Last[0].At), api.FormatIDs(r.Last[0].JobIDs)
-		}
-		cells := []any{r.ID, r.Name, scheduleWords(r.ScheduleSpec), strings.ReplaceAll(string(r.Overlap), "_", "-"), state, next, last, jobs, r.Skipped, r.Missed}
-		if o.AllUsers {
-			cells = append(cells, r.User)
-		}
-		t.Row(cells...)
-	}
-	return t.Print(s.IO.Out)
-}
-
-// SchedulesChangeOptions is `sky jobs schedules pause|resume|delete`.
-type SchedulesChangeOptions struct {
-	Action string
-	IDs    []int64
-	Note   string
-	Yes    bool
-}
-
-func changeSchedules(s *session.Session, run func(context.Context, *session.Session, *SchedulesChangeOptions) error, action, short, long string) *cobra.Command {
-	o := &SchedulesChangeOptions{Action: action}
-	if run == nil {
-		run = SchedulesChange
-	}
-	cmd := &cobra.Command{
-		Use:     action + " IDS...",
-		Short:   short,
-		Long:    short + ". " + long,
-		Example: fmt.Sprintf("  sky jobs schedules %s 3", action),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return session.Usagef("which schedules? See: sky jobs schedules ls")
-			}
-			ids, err := api.ParseIDs(strings.Join(args, ","))
-			if err != nil {
-				return session.Usagef("%v", err)
-			}
-			o.IDs = ids
-			return run(cmd.Context(), s, o)
-		},
-	}
-	switch action {
-	case api.ScheduleDelete:
-		cmd.Aliases = []string{"rm"}
-		addYes(cmd.Flags(), &o.Yes)
-	default:
-		cmd.Flags().StringVar(&o.Note, "note", "", "`TEXT` that says why; lists show it")
-	}
-	return cmd
-}
-
-// SchedulesChange pauses, resumes or deletes schedules.
-func SchedulesChange(ctx context.Context, s *session.Session, o *SchedulesChangeOptions) error {
-	c, err := s.Client(ctx)
-	if err != nil {
-		return err
-	}
-	what := fmt.Sprintf("schedule%s %s", plural(len(o.IDs)), api.FormatIDs(o.IDs))
-	if o.Action == api.ScheduleDelete && !o.Yes {
-		if err := s.IO.Require(fmt.Sprintf("Deleting %s. Proceed?", what)); err != nil {
-			return err
-		}
-	}
-	if _, err := c.ChangeSchedules(ctx, &api.SchedulesChangeBody{IDs: o.IDs, Action: o.Action, Note: o.Note}); err != nil {
-		return err
-	}
-	done := map[string]string{api.SchedulePause: "Paused", api.ScheduleResume: "Resumed", api.ScheduleDelete: "Deleted"}[o.Action]
-	s.IO.Printf("%s %s.\n", done, what)
-	return nil
 }

@@ -25,8 +25,9 @@ const detailsWidth = 70
 
 // Table makes the table of jobs, whose rows come with the newest job first and its tasks in order.
 func Table(io *console.Console, rows []api.ManagedJob, c Columns, now time.Time) *table.Table {
-	workspaces, waits := map[string]bool{}, false
+	workspaces, waits, notified := map[string]bool{}, false, false
 	for _, r := range rows {
+		notified = notified || r.Notices != nil
 		workspaces[r.Workspace] = true
 		waits = waits || why(r, now) != "" && !r.Status.Terminal()
 	}
@@ -45,6 +46,9 @@ func Table(io *console.Console, rows []api.ManagedJob, c Columns, now time.Time)
 	head = append(head, "REQUESTED", "SUBMITTED", "TOT. DURATION", "JOB DURATION", "#RECOVERIES", "STATUS", "PROGRESS", "POOL")
 	if c.Verbose {
 		head = append(head, "WORKER_CLUSTER", "WORKER_JOB_ID", "STARTED", "INFRA", "RESOURCES", "SCHED. STATE", "DETAILS", "GIT_COMMIT")
+		if notified {
+			head = append(head, "NOTIFIED")
+		}
 	} else if waits {
 		head = append(head, "DETAILS")
 	}
@@ -81,6 +85,9 @@ func Table(io *console.Console, rows []api.ManagedJob, c Columns, now time.Time)
 				git = git[:12]
 			}
 			cells = append(cells, r.Cluster, job, table.AgoPtr(now, r.StartAt), r.Infra, r.ClusterRes, Schedule(r), why(r, now), git)
+			if notified {
+				cells = append(cells, Notified(r.Notices))
+			}
 		} else if waits {
 			text := ""
 			if !r.Status.Terminal() {
@@ -132,7 +139,7 @@ func ByJob(rows []api.ManagedJob) [][]api.ManagedJob {
 // whole is a job of several tasks as one row, and the task that its state comes from.
 func whole(job []api.ManagedJob) (sum api.ManagedJob, current int) {
 	status, decisive := api.ManagedState(job)
-	sum = api.ManagedJob{ID: job[0].ID, NumTasks: len(job), Name: job[0].Name, Status: status, User: job[0].User, UserHash: job[0].UserHash, Workspace: job[0].Workspace,
+	sum = api.ManagedJob{ID: job[0].ID, Notices: job[0].Notices, NumTasks: len(job), Name: job[0].Name, Status: status, User: job[0].User, UserHash: job[0].UserHash, Workspace: job[0].Workspace,
 		SubmittedAt: job[0].SubmittedAt, Metadata: job[0].Metadata}
 	over := true
 	for _, r := range job {
@@ -173,6 +180,21 @@ func Progress(r api.ManagedJob) string {
 	text := fmt.Sprintf("%d/%d", n[api.ManagedSucceeded]+n[api.ManagedFailed]+n[api.ManagedCancelled], r.Array.Count)
 	if f := n[api.ManagedFailed]; f > 0 {
 		text += fmt.Sprintf(" (%d failed)", f)
+	}
+	return text
+}
+
+// Notified says what became of a job's notifications, "" if nobody is told.
+func Notified(n *api.NoticeCounts) string {
+	if n == nil {
+		return ""
+	}
+	text := fmt.Sprint(n.Delivered)
+	if n.Dropped > 0 {
+		text += fmt.Sprintf(", %d dropped", n.Dropped)
+	}
+	if n.Waiting > 0 {
+		text += fmt.Sprintf(", %d waiting", n.Waiting)
 	}
 	return text
 }
@@ -261,7 +283,7 @@ func InProgress(io *console.Console, counts map[api.ManagedStatus]int) string {
 // promised are the fields that each JSON record has, null where nothing is known.
 var promised = []string{"failure_reason", "details", "current_cluster_name", "cluster_hash", "cluster_resources", "cluster_resources_full", "cloud", "region", "zone", "infra",
 	"workspace", "priority_class", "user_yaml", "entrypoint", "metadata", "controller_pid", "pool", "pool_hash", "job_id_on_pool_cluster", "accelerators", "labels", "links", "node_names",
-	"execution", "batch_total_batches", "batch_completed_batches", "internal_external_ips", "internal_services", "exit_codes", "next_retry"}
+	"execution", "batch_total_batches", "batch_completed_batches", "internal_external_ips", "internal_services", "exit_codes", "next_retry", "notices"}
 
 // JSON gives each row the fields that are promised.
 func JSON(rows []api.ManagedJob, now time.Time) []map[string]any {

@@ -105,7 +105,9 @@ func (s *Store) PutElements(ctx context.Context, job int64, told []api.ArrayElem
 			if err != nil {
 				return err
 			}
-			if had && (e.Batch < old.Batch || e.Batch == old.Batch && (old.Status == e.Status || old.Status.Terminal())) {
+			// A run that has ended and not succeeded is RUNNING with an end: what follows is for the settling to say.
+			same := old.Status == e.Status && (e.EndAt == nil || old.EndAt != nil)
+			if had && (e.Batch < old.Batch || e.Batch == old.Batch && (same || old.Status.Terminal())) {
 				continue
 			}
 			row := old

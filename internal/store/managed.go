@@ -101,6 +101,7 @@ func (t *txn) putManaged(j api.ManagedJob) error {
 		}
 		j.UserYAML = ""
 	}
+	j.Notices = nil // of whoever reads the row
 	j.SubmittedAt = t.w.s.at(j.SubmittedAt).UTC()
 	terminal, ended := 0, int64(0)
 	if j.Status.Terminal() {
@@ -221,7 +222,7 @@ func (s *Store) ManagedJobs(ctx context.Context, f ManagedFilter) (rows []api.Ma
 		return err
 	})
 	if err == nil {
-		err = s.countElements(ctx, rows)
+		err = errors.Join(s.countElements(ctx, rows), s.countNotices(ctx, rows))
 	}
 	return rows, total, counts, err
 }
@@ -242,7 +243,7 @@ func (s *Store) ManagedRows(ctx context.Context, f ManagedFilter) (rows []json.R
 		return nil
 	})
 	if err == nil {
-		err = s.countRowElements(ctx, rows)
+		err = errors.Join(s.countRowElements(ctx, rows), s.countRowNotices(ctx, rows))
 	}
 	return rows, total, counts, err
 }

@@ -203,7 +203,7 @@ func (s *Store) NoticeDelivered(ctx context.Context, n Notice) error {
 				return err
 			}
 		}
-		_, err = t.exec("UPDATE notice_streams SET pending = pending - 1, tries = 0, next_at = 0, failing = 0, owner = '', lease = 0 WHERE job_id = ? AND n = ?", n.Stream.JobID, n.Stream.N)
+		_, err = t.exec("UPDATE notice_streams SET pending = pending - 1, delivered = delivered + 1, tries = 0, next_at = 0, failing = 0, owner = '', lease = 0 WHERE job_id = ? AND n = ?", n.Stream.JobID, n.Stream.N)
 		return err
 	})
 }

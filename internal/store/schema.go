@@ -127,6 +127,9 @@ CREATE TABLE admission_use (
 	version: 8, tag: "skyloom-0008-notices", compat: 1, sql: noticeSchema,
 }, {
 	version: 9, tag: "skyloom-0009-arrays", compat: 1, sql: arraySchema,
+}, {
+	version: 10, tag: "skyloom-0010-notices-delivered", compat: 1,
+	sql: `ALTER TABLE notice_streams ADD COLUMN delivered BIGINT NOT NULL DEFAULT 0;`,
 }}
 
 const versionTable = `CREATE TABLE schema_version (version BIGINT PRIMARY KEY, tag TEXT NOT NULL, compat BIGINT NOT NULL, applied BIGINT NOT NULL)`

@@ -12,10 +12,12 @@ import (
 	"github.com/skyloom/skyloom/task"
 )
 
-// ElementLogs is a Backend that keeps the logs of elements of arrays.
+// ElementLogs is a Backend that keeps the output of arrays.
 type ElementLogs interface {
-	// ElementLog gives what was kept of one element's output in a batch; kept is false as long as nothing of the batch was.
-	ElementLog(ctx context.Context, jobID, batch int64, element int) (logs []StoredLog, kept bool, err error)
+	// BatchLogs is the folder with the output of an array's elements, as internal/batchlog keeps it.
+	BatchLogs(jobID int64) string
+	// StoredAttempts lists the attempts of a task of whose log something was kept: of an array, those of its setup.
+	StoredAttempts(ctx context.Context, jobID int64, taskID int) ([]int, error)
 }
 
 type elementsIn struct {
@@ -30,7 +32,8 @@ var elementStatuses = []api.ManagedStatus{api.ManagedPending, api.ManagedRunning
 
 func (s *Server) elementRoutes(h huma.API) {
 	op := operation("GET", "/jobs/{id}/elements", "jobs-elements", managedTag, "The elements of an array, by rising index", http.StatusNotFound)
-	op.Description = "An element is RUNNING from when its cluster begins it until it was settled: until its log is kept, and what follows is decided."
+	op.Description = "An element is RUNNING from when its cluster begins it until it was settled: until its log is kept, and what follows is decided. " +
+		"One whose run has failed has end_at, exit_codes and reason before that."
 	get(h, op, s, func(ctx context.Context, in *elementsIn) (api.ElementList, error) { return s.elements(ctx, in) })
 }
 
@@ -150,7 +153,7 @@ func (s *Server) elementRow(ctx context.Context, job int64, e *elementLog) (api.
 	if r == nil || row.Status == api.ManagedPending {
 		return row, nil
 	}
-	if _, kept, err := s.elementKept(ctx, job, e, len(e.batches)); err != nil || kept {
+	if _, kept, err := s.elementKept(job, e, len(e.batches)); err != nil || kept {
 		return row, err
 	}
 	if c, err := s.o.Store.Cluster(ctx, row.Cluster); err == nil && c.Hash == row.ClusterHash {
@@ -159,12 +162,18 @@ func (s *Server) elementRow(ctx context.Context, job int64, e *elementLog) (api.
 	return row, nil
 }
 
-func (s *Server) elementKept(ctx context.Context, job int64, e *elementLog, attempt int) ([]StoredLog, bool, error) {
+// elementKept gives what is kept of the output of one attempt; kept says that no more will be.
+func (s *Server) elementKept(job int64, e *elementLog, attempt int) (logs []StoredLog, kept bool, err error) {
 	b, ok := s.be().(ElementLogs)
 	if !ok || attempt < 1 || attempt > len(e.batches) {
 		return nil, false, nil
 	}
-	return b.ElementLog(ctx, job, e.batches[attempt-1], e.index)
+	x := batchIndexes{dir: b.BatchLogs(job), only: func(i int) bool { return i == e.index }}
+	batch, err := x.batch(e.batches[attempt-1])
+	if err != nil {
+		return nil, false, err
+	}
+	return batch.logs(x.dir, e.index), batch.whole, nil
 }
 
 // sendElement sends the log of one element: of all its attempts, and what comes.

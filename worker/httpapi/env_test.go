@@ -37,6 +37,8 @@ type fakeBackend struct {
 	waitErr       error
 	schedules     func(userHash string, ids []int64) []api.JobSchedule
 	stored        func(jobID int64, taskID, attempt int) ([]StoredLog, error)
+	batches       string // folder with the output of arrays
+	setups        []int  // attempts of an array's setup that were kept
 }
 
 type submitted struct {
@@ -111,6 +113,12 @@ func (b *fakeBackend) ChangeSchedules(_ context.Context, c api.SchedulesChangeBo
 }
 
 func (b *fakeBackend) WebhookSecret(context.Context) (string, error) { return "whsec_c2VjcmV0", nil }
+
+func (b *fakeBackend) BatchLogs(int64) string { return b.batches }
+
+func (b *fakeBackend) StoredAttempts(context.Context, int64, int) ([]int, error) {
+	return b.setups, nil
+}
 
 func (b *fakeBackend) StoredLog(_ context.Context, jobID int64, taskID, attempt int) ([]StoredLog, error) {
 	if b.stored == nil {

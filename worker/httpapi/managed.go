@@ -46,7 +46,8 @@ func (s *Server) managedRoutes(h huma.API) {
 
 	op = operation("GET", "/jobs/{id}/logs", "managed-job-logs", managedTag, "The log of a managed job, over all its attempts", http.StatusNotFound, http.StatusConflict, http.StatusServiceUnavailable)
 	op.Description = "A framed stream as that of a cluster's job. While the job waits for its cluster nothing is shown; after a recovery the stream goes on " +
-		"with the next attempt. A frame without bytes names the attempt that begins. The last one has end set, and the job's status."
+		"with the next attempt. A frame without bytes names the attempt that begins. The last one has end set, and the job's status. " +
+		"Of an array it is what the server has of the output of its elements: by rising element, or with follow batch by batch as it comes; frames name the element."
 	stream(h, op, s, api.LogMediaType, "log frames", s.managedLogs)
 
 	s.elementRoutes(h)

@@ -19,10 +19,13 @@ import (
 type managedLogQuery struct {
 	ID      int64  `path:"id" minimum:"1"`
 	Element int    `query:"element" minimum:"-1" default:"-1" doc:"of an array: only this element"`
+	First   int    `query:"first" minimum:"-1" default:"-1" doc:"of an array: only elements from this one on"`
+	Last    int    `query:"last" minimum:"-1" default:"-1" doc:"of an array: only elements up to this one"`
 	Task    string `query:"task" doc:"index or name of a task; none: all tasks, those of a pipeline in order" maxLength:"200"`
 	Follow  bool   `query:"follow" doc:"go on until the job has ended"`
 	Tail    int    `query:"tail" minimum:"0" maximum:"10000000" doc:"only the last lines of each node, of the latest attempt; 0: everything"`
-	Cursor  string `query:"cursor" doc:"where to read on: TASK.ATTEMPT@RANK/PHASE:OFFSET,…" maxLength:"30000"`
+	Cursor  string `query:"cursor" doc:"where to read on: TASK.ATTEMPT@RANK/PHASE:OFFSET,…; of an array that is not followed, with the element for the task" maxLength:"30000"`
+	Batches string `query:"batches" doc:"where to read on, of an array that is followed: NODE:BATCHES;BATCH.NODE@OFFSET;…" maxLength:"100000"`
 }
 
 // taskPlace is how far the log of one task was read.
@@ -90,6 +93,11 @@ func (s *Server) managedLogs(w http.ResponseWriter, r *http.Request, in *managed
 			return err
 		}
 	}
+	if (in.First >= 0 || in.Last >= 0) && len(rows) > 0 {
+		if err := s.elementRange(rows, in); err != nil {
+			return err
+		}
+	}
 	if in.Element >= 0 && len(rows) > 0 {
 		if _, err := s.elementRow(ctx, in.ID, &elementLog{index: in.Element}); err != nil {
 			return err
@@ -130,6 +138,12 @@ func (s *Server) sendManaged(ctx context.Context, in *managedLogQuery, out *fram
 	}
 	if in.Element >= 0 {
 		return s.sendElement(ctx, in, out, cursor)
+	}
+	if err := s.elementRange(rows, in); err != nil {
+		return err
+	}
+	if rows[0].Array != nil {
+		return s.sendArray(ctx, in, out, rows[0], cursor, told)
 	}
 	past := -1 // tasks of a pipeline before the one that is read are done with
 	for task := range cursor {
@@ -367,7 +381,7 @@ func (t *taskLog) kept(ctx context.Context) error {
 	var logs []StoredLog
 	var err error
 	if t.element != nil {
-		logs, _, err = t.s.elementKept(ctx, t.job, t.element, t.attempt)
+		logs, _, err = t.s.elementKept(t.job, t.element, t.attempt)
 	} else {
 		logs, err = t.s.be().StoredLog(ctx, t.job, t.task, t.attempt)
 	}

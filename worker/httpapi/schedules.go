@@ -33,8 +33,9 @@ func (s *Server) scheduleRoutes(h huma.API) {
 		return api.JobScheduleList{Schedules: rows}, err
 	})
 
-	op = operation("POST", "/jobs/schedules", "change-job-schedules", managedTag, "Pause, resume or delete schedules of managed jobs", http.StatusNotFound, http.StatusServiceUnavailable)
-	op.Description = "Schedules are made by POST /api/v1/jobs/launch with a schedule. Jobs that a schedule has submitted go on when it is paused or deleted."
+	op = operation("POST", "/jobs/schedules", "change-job-schedules", managedTag, "Pause, resume or delete schedules of managed jobs, or have them fire", http.StatusNotFound, http.StatusServiceUnavailable)
+	op.Description = "Schedules are made by POST /api/v1/jobs/launch with a schedule. Jobs that a schedule has submitted go on when it is paused or deleted. " +
+		"A backfill fires for times that were due, of one schedule; one whose jobs were submitted already submits none."
 	get(h, op, s, func(ctx context.Context, in *bodyIn[api.SchedulesChangeBody]) (api.SchedulesChangeReply, error) {
 		if len(in.Body.IDs) == 0 {
 			return api.SchedulesChangeReply{}, failure(api.ErrInvalid, "See: sky jobs schedules ls", "schedule_ids names no schedule")

@@ -22,7 +22,7 @@ func TestScheduleRoutes(t *testing.T) {
 	if err != nil || fmt.Sprint(r.IDs) != "[3]" {
 		t.Errorf("%+v %v", r, err)
 	}
-	for _, bad := range []api.SchedulesChangeBody{{IDs: []int64{3}, Action: "trigger"}, {Action: api.SchedulePause}} {
+	for _, bad := range []api.SchedulesChangeBody{{IDs: []int64{3}, Action: "explode"}, {Action: api.SchedulePause}} {
 		if _, err := e.client().ChangeSchedules(t.Context(), &bad); err == nil {
 			t.Errorf("%+v was taken", bad)
 		}
