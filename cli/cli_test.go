@@ -165,6 +165,16 @@ func TestConfigFlag(t *testing.T) {
 	})
 }
 
+// Who looks for the controller that other products run managed jobs on is told where they are.
+func TestControllers(t *testing.T) {
+	f := newFake(t)
+	for _, line := range []string{"down -y sky-jobs-controller-1f", "status sky-jobs-controller-1f", "cancel -y sky-jobs-controller-1f", "queue sky-jobs-controller-1f"} {
+		if r := f.sky("", words(line)); r.code != 1 || !strings.Contains(r.err, "sky jobs queue") {
+			t.Errorf("%s: %+v", line, r)
+		}
+	}
+}
+
 // A question ends with Ctrl-C as with no: code 1, and nothing is done.
 func TestInterruptedQuestion(t *testing.T) {
 	f := newFake(t)

@@ -113,6 +113,10 @@ ID  TASK  NAME      REQUESTED   SUBMITTED  TOT. DURATION  JOB DURATION  #RECOVER
 			t.Errorf("%q is missing in\n%s", want, r.out)
 		}
 	}
+	f.calls = nil
+	if r = f.sky("", words("jobs queue -s FAILED_CONTROLLER -o json")); r.code != 0 || r.out != "[]\n" || f.called("GET jobs/queue") {
+		t.Errorf("%+v %v", r, f.calls)
+	}
 	if r = f.sky("", words("jobs queue -l 2")); !strings.Contains(r.out, "newest 2 of 4 jobs") || strings.Contains(r.out, "job3") {
 		t.Error(r.out)
 	}
@@ -121,6 +125,7 @@ ID  TASK  NAME      REQUESTED   SUBMITTED  TOT. DURATION  JOB DURATION  #RECOVER
 		"jobs queue --skip-finished": "GET jobs/queue?limit=50&skip_finished=true&user_hash=0a0a0a0a",
 		"jobs queue -s":              "GET jobs/queue?limit=50&skip_finished=true&user_hash=0a0a0a0a",
 		"jobs queue -s running -s PENDING,failed_setup -u":                 "GET jobs/queue?limit=50&status=RUNNING&status=PENDING&status=FAILED_SETUP",
+		"jobs queue -s failed,failed_controller -u":                        "GET jobs/queue?limit=50&status=FAILED",
 		"jobs queue --status=Failed -u":                                    "GET jobs/queue?limit=50&status=FAILED",
 		"jobs queue --since 2h -u -r":                                      "GET jobs/queue?limit=50&since=2026-03-01T10%3A00%3A00Z",
 		"jobs queue --since 90 -u":                                         "GET jobs/queue?limit=50&since=2026-03-01T11%3A58%3A30Z",

@@ -63,6 +63,14 @@ func TestAPILogsAndEvents(t *testing.T) {
 	if r = f.sky("", words("api logs 1111 --no-follow --tail 5")); r.code != 0 || !f.called("GET events?limit=5&request=11111111-aaaa-bbbb-cccc-dddddddddddd") {
 		t.Errorf("%+v", r)
 	}
+	f.requests[0] = api.Request{ID: "11111111-aaaa-bbbb-cccc-dddddddddddd", Name: "sky.jobs.launch", Status: api.RequestSucceeded, Result: []byte(`{"job_ids":[4,5,6]}`)}
+	if r = f.sky("", words("api logs 1111")); r.code != 0 || !strings.HasSuffix(r.out, "\nManaged jobs submitted, IDs: 4-6 (3 jobs)\n") {
+		t.Errorf("%+v", r)
+	}
+	f.requests[0] = api.Request{ID: "11111111-aaaa-bbbb-cccc-dddddddddddd", Name: "sky.cancel", Status: api.RequestSucceeded, Result: []byte(`{"job_ids":[4,6]}`)}
+	if r = f.sky("", words("api logs 1111")); r.code != 0 || !strings.HasSuffix(r.out, "\nCancelled jobs: 4,6\n") {
+		t.Errorf("%+v", r)
+	}
 	r = f.sky("", words("events dev"))
 	want := "2026-03-01\n" +
 		"11:00:00  11111111  provision   Bringing up 1 node\n" +

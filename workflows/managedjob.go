@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -166,7 +167,7 @@ func orNobody(s string) string {
 func ManagedRow(s activities.ManagedSpec, in ManagedInput, i int, submitted time.Time) api.ManagedJob {
 	b, t := in.Body, s.Tasks[i]
 	r := api.ManagedJob{ID: in.ID, TaskID: i, NumTasks: len(s.Tasks), Name: s.Name, TaskName: t.Name, Status: api.ManagedPending,
-		Resources: t.Resources, User: b.User, UserHash: b.UserHash, Workspace: b.Workspace, Priority: t.Priority, PriorityClass: t.PriorityClass,
+		Resources: t.Resources, User: b.User, UserHash: b.UserHash, Workspace: cmp.Or(b.Workspace, "default"), Priority: t.Priority, PriorityClass: t.PriorityClass,
 		SubmittedAt: submitted, UserYAML: t.Redacted, Command: b.Command, RequestID: b.RequestID, JobRank: in.Rank, NumJobs: max(in.NumJobs, 1),
 		Group: s.Kind == task.JobGroup, Primary: len(s.Primary) == 0 || slices.Contains(s.Primary, t.Name)}
 	if t.Array != nil {

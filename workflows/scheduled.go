@@ -1,6 +1,7 @@
 package workflows
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -102,7 +103,7 @@ func (j *job) refused(e *api.Error) {
 		name = fmt.Sprintf("schedule-%d", j.in.Schedule)
 	}
 	row := api.ManagedJob{ID: j.in.ID, NumTasks: 1, Name: name, TaskName: name, Status: api.ManagedFailedPrechecks, FailureReason: words(e), User: b.User, UserHash: b.UserHash,
-		Workspace: b.Workspace, SubmittedAt: now, EndAt: &now, Command: b.Command, RequestID: b.RequestID, JobRank: j.in.Rank, NumJobs: max(j.in.NumJobs, 1), Primary: true, Seq: 1}
+		Workspace: cmp.Or(b.Workspace, "default"), SubmittedAt: now, EndAt: &now, Command: b.Command, RequestID: b.RequestID, JobRank: j.in.Rank, NumJobs: max(j.in.NumJobs, 1), Primary: true, Seq: 1}
 	by := j.in.scheduled(&row)
 	ev := store.Event{Key: j.prefix + "/refused", Event: api.Event{Time: now, JobID: j.in.ID, Kind: api.EventStatus, Message: fmt.Sprintf("%s: %s (submitted by %s%s)", row.Status, words(e), orNobody(b.User), by)}}
 	rec := activities.RecordInput{Batch: store.Batch{ManagedJobs: []api.ManagedJob{row}, Events: []store.Event{ev}, Durable: true}}

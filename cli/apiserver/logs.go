@@ -102,8 +102,38 @@ func Logs(ctx context.Context, s *session.Session, o *LogsOptions) error {
 	if !r.Status.Terminal() {
 		return nil
 	}
+	if text := outcome(r); text != "" {
+		s.IO.Printf("%s\n", text)
+	}
 	s.IO.Notef("%s %s: %s", r.Name, follow.Short(r.ID), r.Status)
 	return follow.Outcome(r)
+}
+
+// outcome is what a request has brought that its events don't tell, "" for nothing.
+func outcome(r *api.Request) string {
+	switch r.Name {
+	case "sky.jobs.launch":
+		res, err := follow.Result[api.JobsLaunchResult](r)
+		switch {
+		case err != nil:
+		case res.Schedule != nil:
+			return fmt.Sprintf("Schedule %d made: %s", res.Schedule.ID, res.Schedule.Name)
+		case len(res.JobIDs) == 1:
+			return fmt.Sprintf("Managed job submitted, ID: %d", res.JobIDs[0])
+		case len(res.JobIDs) > 1:
+			return fmt.Sprintf("Managed jobs submitted, IDs: %s (%d jobs)", api.FormatIDs(res.JobIDs), len(res.JobIDs))
+		}
+	case "sky.cancel":
+		res, err := follow.Result[api.OpResult](r)
+		switch {
+		case err != nil:
+		case len(res.JobIDs) > 0:
+			return "Cancelled jobs: " + api.FormatIDs(res.JobIDs)
+		default:
+			return res.Message
+		}
+	}
+	return ""
 }
 
 // serverLog asks the server; when it doesn't run its file is read.

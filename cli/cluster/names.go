@@ -114,14 +114,19 @@ func addLaunching(ctx context.Context, s *session.Session, c *api.Client, names 
 func tellMissing(s *session.Session, sel selection) {
 	for _, m := range sel.missing {
 		s.IO.Warnf("Cluster %s not found.", session.Quote(m))
+		if controllerName.MatchString(m) {
+			s.IO.Notef("%s", noControllers)
+		}
 	}
 }
+
+const noControllers = "There are no controller clusters here: the server looks after managed jobs itself. See: sky jobs queue"
 
 // notFound is the error for one unknown cluster.
 func notFound(name string) error {
 	if controllerName.MatchString(name) {
 		return &api.Error{Kind: api.ErrClusterDoesNotExist, Message: fmt.Sprintf("Cluster %s not found.", session.Quote(name)),
-			Hint: "There are no controller clusters here: managed jobs are the server's own. They are shown by sky jobs queue and ended by sky jobs cancel."}
+			Hint: noControllers}
 	}
 	return &api.Error{Kind: api.ErrClusterDoesNotExist, Message: fmt.Sprintf("Cluster %s not found.", session.Quote(name)),
 		Hint: "The clusters there are: sky status -u"}

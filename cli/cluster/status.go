@@ -126,6 +126,9 @@ func Status(ctx context.Context, s *session.Session, o *StatusOptions) error {
 			names[i] = "'" + m + "'"
 		}
 		s.IO.Warnf("Cluster(s) %s not found.", strings.Join(names, ", "))
+		if slices.ContainsFunc(sel.missing, controllerName.MatchString) {
+			s.IO.Notef("%s", noControllers)
+		}
 		if sel.absent() {
 			return session.Exit(1)
 		}

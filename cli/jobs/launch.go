@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -199,6 +200,7 @@ func Launch(ctx context.Context, s *session.Session, o *LaunchOptions) error {
 
 // confirm shows where each task would go now, and asks.
 func confirm(ctx context.Context, s *session.Session, c *api.Client, o *LaunchOptions, f *task.File, b *api.JobsLaunchBody) error {
+	said := map[string]bool{}
 	for i, t := range f.Tasks {
 		p, err := c.Optimize(ctx, &api.OptimizeBody{Task: string(t.Render(task.SecretsReferenced)), Config: b.Config, Workspace: b.Workspace, Managed: true})
 		var ae *api.Error
@@ -212,6 +214,11 @@ func confirm(ctx context.Context, s *session.Session, c *api.Client, o *LaunchOp
 		if len(f.Tasks) > 1 {
 			s.IO.Notef("%s", s.IO.ErrStyle(session.Bold, fmt.Sprintf("Task %d (%s)", i, t.Name)))
 		}
+		p.Notes = slices.DeleteFunc(p.Notes, func(n string) bool { // what holds for all tasks is said once
+			before := said[n]
+			said[n] = true
+			return before
+		})
 		if err := cluster.PrintPlan(s, s.IO.Err, p, false); err != nil {
 			return err
 		}

@@ -154,15 +154,18 @@ func tail(ctx context.Context, s *session.Session, c *api.Client, id int64, f ap
 		style = func(t string) string { return s.IO.OutStyle(session.Cyan, t) }
 	}
 	what := fmt.Sprintf("Managed job %d", id)
-	if f.Element != nil {
+	switch {
+	case f.Task != "":
+		what = fmt.Sprintf("Task %s of managed job %d", f.Task, id)
+	case f.Element != nil:
 		what = fmt.Sprintf("Element %d of managed job %d", *f.Element, id)
-	} else if e := f.Elements; e != nil {
-		what = fmt.Sprintf("Elements %s of managed job %d", rangeText(*e), id)
+	case f.Elements != nil:
+		what = fmt.Sprintf("Elements %s of managed job %d", rangeText(*f.Elements), id)
 	}
 	p := joblog.New(s.IO.Out, style)
 	show := func(ch api.LogChunk) error { return show(s, p, ch) }
 	quiet := func() {}
-	if f.Follow && f.Element == nil {
+	if f.Follow && f.Element == nil && f.Elements == nil {
 		l := follow.NewLull(ctx, s, p, waits(s, id, f.Task))
 		plain := show
 		show = func(ch api.LogChunk) error { return l.Piece(func() error { return plain(ch) }) }

@@ -36,6 +36,9 @@ const defaultLimit = 50
 
 var statuses = api.ManagedStatuses
 
+// foreign are states of the older product that no job has here; asking for them finds nothing.
+var foreign = []api.ManagedStatus{"SUBMITTED", "WINDING_DOWN", "FAILED_CONTROLLER"}
+
 // NewQueue makes `sky jobs queue`.
 func NewQueue(s *session.Session, run func(context.Context, *session.Session, *QueueOptions) error) *cobra.Command {
 	o := &QueueOptions{}
@@ -168,7 +171,7 @@ func statusFilter(given, words []string) (out []api.ManagedStatus, alone bool, e
 	}
 	for _, n := range names {
 		st := api.ManagedStatus(strings.ToUpper(strings.TrimSpace(n)))
-		if !slices.Contains(statuses, st) {
+		if !slices.Contains(statuses, st) && !slices.Contains(foreign, st) {
 			return nil, false, session.Usagef("--status: there is no state %q; the states are %s", n, strings.Trim(strings.Join(strings.Fields(fmt.Sprint(statuses)), ", "), "[]"))
 		}
 		out = append(out, st)
@@ -220,9 +223,12 @@ func Queue(ctx context.Context, s *session.Session, o *QueueOptions) error {
 	if !o.AllUsers {
 		f.UserHash = s.User().Hash
 	}
-	list, err := c.ManagedJobs(ctx, f)
-	if err != nil {
-		return err
+	f.Statuses = slices.DeleteFunc(slices.Clone(f.Statuses), func(st api.ManagedStatus) bool { return slices.Contains(foreign, st) })
+	list := &api.ManagedList{}
+	if len(f.Statuses) > 0 || len(o.Statuses) == 0 {
+		if list, err = c.ManagedJobs(ctx, f); err != nil {
+			return err
+		}
 	}
 	if o.Output == "json" {
 		return s.PrintJSON(jobtable.JSON(list.Jobs, s.Now()))

@@ -192,7 +192,9 @@ func (r *ranker) clouds(req task.Request, words string) []string {
 	why := Reason{Infra: name, Text: "is not enabled", Hint: "run `sky check " + name + "` to see what it needs"}
 	if len(r.in.Known) > 0 && !in(name, known...) {
 		why.Text, why.Hint = "is not an infra that this server knows", "it knows "+list(known)
-		if s := catalog.Similar(name, known); len(s) > 0 {
+		if providers.Planned(name) {
+			why.Text, why.Hint = "comes with a later release", "this one has "+list(known)
+		} else if s := catalog.Similar(name, known); len(s) > 0 {
 			why.Hint = "did you mean " + s[0] + "?"
 		}
 	}

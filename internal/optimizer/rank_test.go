@@ -260,6 +260,7 @@ func TestNothingFits(t *testing.T) {
 		{"price", with(task.Request{Accelerator: acc(t, "L4"), MaxHourlyCost: 0.5}, nil), []string{"aws: costs at least $0.8 per hour", "max_hourly_cost $0.5", "raise `max_hourly_cost`"}, nil},
 		{"disabled", with(task.Request{Infra: task.Infra{Cloud: "azure"}}, nil), []string{"azure: is not enabled", "sky check azure"}, nil},
 		{"misspelt infra", with(task.Request{Infra: task.Infra{Cloud: "azur"}}, nil), []string{"is not an infra that this server knows", "did you mean azure?"}, nil},
+		{"planned infra", with(task.Request{Infra: task.Infra{Cloud: "slurm"}}, nil), []string{"slurm: comes with a later release", "this one has aws"}, nil},
 		{"misspelt region", with(task.Request{Infra: task.Infra{Cloud: "aws", Region: "aws-eats"}}, nil), []string{`aws: has no region "aws-eats"`, `did you mean region "aws-east"?`}, nil},
 		{"unknown pool", with(task.Request{Infra: task.Infra{Cloud: "ssh", Region: "xyz"}}, func(in *Input) { in.Enabled = []string{"ssh"} }), []string{`has no region "xyz"; it has gpus, lab`}, nil},
 		{"region where there are none", with(task.Request{Infra: task.Infra{Cloud: "local", Region: "x"}}, func(in *Input) { in.Enabled = []string{"local"} }), []string{"has no regions"}, nil},
