@@ -19,6 +19,7 @@ import (
 	"github.com/skyloom/skyloom/agent/agentapi"
 	"github.com/skyloom/skyloom/api"
 	"github.com/skyloom/skyloom/internal/artifact"
+	"github.com/skyloom/skyloom/internal/bucket"
 	"github.com/skyloom/skyloom/internal/optimizer"
 	"github.com/skyloom/skyloom/internal/secret"
 	"github.com/skyloom/skyloom/internal/store"
@@ -33,6 +34,7 @@ var Features = task.NewFeatureSet(task.FeatureMirror, task.FeatureGitWorkdir, ta
 type Activities struct {
 	Store     *store.Store
 	Artifacts *artifact.Store
+	Buckets   *bucket.Registry // nil: there are none
 	Secrets   *secret.Store
 	Providers *providers.Registry
 	Agent     providers.AgentSource

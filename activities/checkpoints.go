@@ -18,6 +18,7 @@ type CheckpointRule struct {
 	OnPreempt string        `json:"on_preempt,omitempty"`
 	Keep      int           `json:"keep"`
 	All       bool          `json:"all,omitempty"` // the folder of every node; else that of the head
+	To        string        `json:"to,omitempty"`  // address of a bucket; empty: the server's own store
 }
 
 // WatchedCheckpoint is the rule for the attempt that a cluster runs.
@@ -35,16 +36,17 @@ type WatchedCheckpoint struct {
 const keepCheckpoints = 3
 
 // checkpointRule draws the rule from a task; nil: nothing is saved.
-func checkpointRule(t *task.Task) (*CheckpointRule, *api.Error) {
+func (a *Activities) checkpointRule(t *task.Task) (*CheckpointRule, *api.Error) {
 	c := t.Checkpoint
 	if c == nil {
 		return nil, nil
 	}
 	if c.To != "" {
-		return nil, &api.Error{Kind: api.ErrNotSupported, Message: "checkpoint.to: buckets are not supported by this server yet; they come with a later version",
-			Hint: "leave `to` out: the server keeps the checkpoints itself"}
+		if err := a.Buckets.Supported(c.To); err != nil {
+			return nil, BucketError("checkpoint.to", err)
+		}
 	}
-	r := &CheckpointRule{Path: c.Path, Every: c.Every, Signal: c.Signal, OnPreempt: c.OnPreempt, Keep: c.Keep, All: c.Scope == "all"}
+	r := &CheckpointRule{Path: c.Path, Every: c.Every, Signal: c.Signal, OnPreempt: c.OnPreempt, Keep: c.Keep, All: c.Scope == "all", To: c.To}
 	if r.Keep == 0 {
 		r.Keep = keepCheckpoints
 	}
@@ -73,6 +75,9 @@ type RestoreInput struct {
 
 // RestoreCheckpoint makes the folder on each node what its rank saved; what else is there goes. Idempotent.
 func (a *Activities) RestoreCheckpoint(ctx context.Context, in RestoreInput) (SyncOutput, error) {
+	if in.Checkpoint.Where != "" {
+		return a.restoreFromBucket(ctx, in)
+	}
 	var out SyncOutput
 	for _, n := range in.Nodes {
 		if n.Rank >= len(in.Checkpoint.Manifests) {

@@ -83,7 +83,7 @@ func (a *Activities) ParseManaged(ctx context.Context, body api.JobsLaunchBody) 
 		}
 		spec := ManagedTaskSpec{Name: t.Name, Text: string(t.Render(task.SecretsReferenced)), Redacted: string(t.Render(task.SecretsRedacted)), NumNodes: max(t.NumNodes, 1),
 			HasRun: strings.TrimSpace(t.Run) != "", Policy: recovery.Policy{Strategy: recovery.EagerNextRegion}}
-		rule, e := checkpointRule(t)
+		rule, e := a.checkpointRule(t)
 		if e != nil {
 			return ManagedSpec{Error: e}, nil
 		}

@@ -31,6 +31,7 @@ var statusOf = map[string]int{
 	agentapi.KindDraining:   http.StatusConflict,
 	agentapi.KindConflict:   http.StatusConflict,
 	agentapi.KindDiskFull:   http.StatusInsufficientStorage,
+	agentapi.KindBucket:     http.StatusBadGateway,
 	agentapi.KindInternal:   http.StatusInternalServerError,
 }
 
@@ -126,6 +127,7 @@ func (a *Agent) routes() http.Handler {
 	handle(m, "POST /v1/events/ack", with(func(s struct{ Seq int64 }, _ *http.Request) (any, error) { return nil, a.Ack(s.Seq) }))
 	a.fileRoutes(m)
 	a.checkpointRoutes(m)
+	a.bucketRoutes(m)
 	a.batchRoutes(m)
 	m.HandleFunc("GET /v1/events", a.getEvents)
 	m.HandleFunc("GET /v1/jobs/{id}/logs", a.getLogs)

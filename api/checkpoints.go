@@ -19,6 +19,8 @@ type Checkpoint struct {
 	Why     string    `json:"why" doc:"interval, notice, demand or end (of an attempt that was given up)"`
 	// Manifests name the content, by rank.
 	Manifests []string `json:"manifests"`
+	// Where is the address of what tells of it in a bucket; empty: the server keeps it.
+	Where string `json:"where,omitempty" doc:"address in the bucket that the task names; none: the server keeps it"`
 	// Warnings are about the save that has just been made; they are not kept.
 	Warnings []string `json:"warnings,omitempty" doc:"of the save just made, such as a program that did not write in time"`
 	// Taken orders the pictures of an attempt, in microseconds of its head's clock.

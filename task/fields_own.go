@@ -28,7 +28,7 @@ func buildOwn() {
 		title: "checkpoint", doc: "Saves a folder of the node, so that a recovered job goes on where it was.",
 		fields: []field[Checkpoint]{
 			textField("path", "Folder on the node; needed.", func(c *Checkpoint) *string { return &c.Path }),
-			textField("to", "Bucket URL.", func(c *Checkpoint) *string { return &c.To }).defaults("the server's own store"),
+			textField("to", "Address of a bucket, or of a folder in one, like s3://bucket/runs.", func(c *Checkpoint) *string { return &c.To }).defaults("the server's own store"),
 			durationField("every", "Time between two saves.", func(c *Checkpoint) *time.Duration { return &c.Every }).defaults("only on notices, before a stop and on demand"),
 			textField("signal", "Signal sent to the command before a save, like USR1.", func(c *Checkpoint) *string { return &c.Signal }),
 			textField("on_preempt", "Command run when the infra announces a preemption.", func(c *Checkpoint) *string { return &c.OnPreempt }),

@@ -56,7 +56,7 @@ var workflowOf = map[string]string{
 // Submit starts the request's workflow. Idempotent: the engine refuses a second workflow of the id.
 func (b *backend) Submit(ctx context.Context, kind string, base api.Base, name string, body any) (api.Ref, error) {
 	if kind == "jobs.launch" {
-		return b.submitJobs(ctx, body.(api.JobsLaunchBody))
+		return b.submitJobs(ctx, body.(api.JobsLaunchBody), false)
 	}
 	wf, ok := workflowOf[kind]
 	if !ok {
@@ -100,9 +100,9 @@ func (b *backend) resume(ctx context.Context) error {
 	}
 	for _, r := range open {
 		if r.Kind == "jobs.launch" {
-			if body, base, err := decodeBody(r.Kind, r.Body); err != nil {
+			if body, _, err := decodeBody(r.Kind, r.Body); err != nil {
 				return err
-			} else if _, err := b.Submit(ctx, r.Kind, base, "", body); err != nil {
+			} else if _, err := b.submitJobs(ctx, body.(api.JobsLaunchBody), true); err != nil {
 				var e *api.Error
 				if !errors.As(err, &e) || e.Kind == api.ErrUnavailable {
 					return err

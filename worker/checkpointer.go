@@ -18,6 +18,8 @@ import (
 	"github.com/skyloom/skyloom/agent/agentapi"
 	"github.com/skyloom/skyloom/api"
 	"github.com/skyloom/skyloom/internal/artifact"
+	"github.com/skyloom/skyloom/internal/bucket"
+	"github.com/skyloom/skyloom/internal/bucket/ckpt"
 	"github.com/skyloom/skyloom/internal/failpoint"
 	"github.com/skyloom/skyloom/internal/filesync"
 	"github.com/skyloom/skyloom/internal/store"
@@ -42,6 +44,8 @@ const (
 type saver struct {
 	store     *store.Store
 	artifacts *artifact.Store
+	buckets   *bucket.Registry
+	tune      func(*ckpt.Folder) // for tests
 	dial      func(ctx context.Context, provider string, n providers.Node) (*agentapi.Client, error)
 	log       *slog.Logger
 
@@ -55,7 +59,7 @@ type turn struct {
 	users int
 }
 
-func newSaver(s *store.Store, a *artifact.Store, p *providers.Registry, log *slog.Logger) *saver {
+func newSaver(s *store.Store, a *artifact.Store, b *bucket.Registry, p *providers.Registry, log *slog.Logger) *saver {
 	dial := func(ctx context.Context, provider string, n providers.Node) (*agentapi.Client, error) {
 		infra, err := p.Get(provider)
 		if err != nil {
@@ -63,7 +67,7 @@ func newSaver(s *store.Store, a *artifact.Store, p *providers.Registry, log *slo
 		}
 		return activities.NodeClient(ctx, infra, n)
 	}
-	return &saver{store: s, artifacts: a, dial: dial, log: log, busy: map[string]*turn{}}
+	return &saver{store: s, artifacts: a, buckets: b, dial: dial, log: log, busy: map[string]*turn{}}
 }
 
 // Errors of a save that are not worth a word.
@@ -133,22 +137,26 @@ func (s *saver) save(ctx context.Context, row activities.WatchRow, why string, s
 	if why == whyEnd {
 		spec.Ended, spec.Seconds = true, endTime
 	}
+	var to *bucketSave
+	if rule.To != "" {
+		if to, err = s.toBucket(ctx, rule, len(nodes)); err != nil {
+			return c, false, err
+		}
+		defer to.close()
+	}
 	got := make([]agentapi.CheckpointReply, len(nodes))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
 	for i, n := range nodes {
 		g.Go(func() error {
 			var err error
-			if got[i], err = s.fetch(gctx, row.Provider, n, spec); err != nil {
+			if got[i], err = s.fetch(gctx, row.Provider, n, i, spec, to); err != nil {
 				return fmt.Errorf("node %d: %w", n.Rank, err)
 			}
 			return nil
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return c, false, err
-	}
-	if err := failpoint.Hit(fpSaveMiddle); err != nil {
 		return c, false, err
 	}
 	c = api.Checkpoint{JobID: rule.Job, TaskID: rule.Task, Attempt: rule.Attempt, Why: why, SavedAt: time.Now()}
@@ -164,9 +172,20 @@ func (s *saver) save(ctx context.Context, row activities.WatchRow, why string, s
 	if c.Files == 0 {
 		return c, false, errNothingYet
 	}
-	warnings := c.Warnings
+	if to != nil {
+		if err := to.commit(ctx, &c); err != nil {
+			return c, false, err
+		}
+	}
+	if err := failpoint.Hit(fpSaveMiddle); err != nil {
+		return c, false, err
+	}
+	mine := c
 	c, fresh, err = s.store.AddCheckpoint(ctx, c, rule.Keep)
-	c.Warnings = warnings
+	c.Warnings = mine.Warnings
+	if to != nil {
+		to.settle(ctx, mine, c, fresh, err, why)
+	}
 	if errors.Is(err, store.ErrStale) {
 		err = errAttemptOver
 	}
@@ -189,8 +208,8 @@ func (s *saver) saveLast(ctx context.Context, in activities.NodesInput, rule act
 	}
 }
 
-// fetch takes a picture on one node and brings what is new of it into the artifact store, durably.
-func (s *saver) fetch(ctx context.Context, provider string, n providers.Node, spec agentapi.CheckpointSpec) (agentapi.CheckpointReply, error) {
+// fetch takes a picture on one node and brings what is new of it into the artifact store, durably, or has the node put it into a bucket.
+func (s *saver) fetch(ctx context.Context, provider string, n providers.Node, rank int, spec agentapi.CheckpointSpec, to *bucketSave) (agentapi.CheckpointReply, error) {
 	c, err := s.dial(ctx, provider, n)
 	if err != nil {
 		return agentapi.CheckpointReply{}, err
@@ -209,18 +228,18 @@ func (s *saver) fetch(ctx context.Context, provider string, n providers.Node, sp
 		for _, w := range r.Warnings {
 			s.log.Info("checkpoint", "node", n.ID, "warning", w)
 		}
-		if err = s.bring(ctx, c, r); err == nil {
+		if err = s.bring(ctx, c, rank, spec, r, to); err == nil {
 			return r, nil
 		}
-		if try == saveTries || ctx.Err() != nil || errors.Is(err, artifact.ErrFull) {
+		if try == saveTries || ctx.Err() != nil || errors.Is(err, artifact.ErrFull) || ofBucket(err) {
 			return r, err
 		}
 		spec.Command = "" // it has run
 	}
 }
 
-// bring reads what the artifact store lacks of a picture.
-func (s *saver) bring(ctx context.Context, c *agentapi.Client, r agentapi.CheckpointReply) error {
+// bring reads what the artifact store, or the bucket, lacks of a picture.
+func (s *saver) bring(ctx context.Context, c *agentapi.Client, rank int, spec agentapi.CheckpointSpec, r agentapi.CheckpointReply, to *bucketSave) error {
 	m, err := filesync.Decode(bytes.NewReader(r.Manifest), filesync.Limits{})
 	if err != nil {
 		return err
@@ -230,6 +249,9 @@ func (s *saver) bring(ctx context.Context, c *agentapi.Client, r agentapi.Checkp
 	}
 	if err := failpoint.Hit(fpSaveBefore); err != nil {
 		return err
+	}
+	if to != nil {
+		return to.bring(ctx, c, rank, spec, r.ID, m)
 	}
 	missing, err := s.artifacts.Missing(ctx, m)
 	if err != nil {
@@ -324,11 +346,11 @@ func (s *saver) tell(ctx context.Context, row activities.WatchRow, why string, c
 		return ""
 	case err.Error() == last:
 		return last
-	case why != whyNotice && !errors.As(err, &said) && !errors.Is(err, artifact.ErrFull) && last != onceSilent:
+	case why != whyNotice && !errors.As(err, &said) && !errors.Is(err, artifact.ErrFull) && !ofBucket(err) && last != onceSilent:
 		return onceSilent // it may just be on its way out, of which others tell
 	default:
 		text = err.Error()
-		ev.Kind, ev.Message = api.EventError, "not saved: "+text
+		ev.Kind, ev.Message = api.EventError, "not saved: "+activities.BucketTrouble(err)
 		s.log.Warn("checkpoint", "job", row.Checkpoint.Job, "error", err)
 	}
 	key := fmt.Sprintf("%s/checkpoint/%d", row.Ref.Hash, ev.Time.UnixNano())
@@ -401,7 +423,10 @@ func (b *backend) Checkpoint(ctx context.Context, id int64) ([]api.Checkpoint, e
 func demandError(id int64, err error) error {
 	e := &api.Error{Kind: api.ErrUnavailable, Message: fmt.Sprintf("managed job %d was not saved: %v", id, err), Hint: "try again"}
 	var said *agentapi.Error
+	var there *bucket.Error
 	switch {
+	case errors.As(err, &there) && there.Hint != "":
+		e.Hint = there.Hint
 	case errors.Is(err, errNothingYet):
 		e.Kind, e.Hint = api.ErrInvalid, "the program has to write to the folder first; it finds its path in SKYPILOT_CHECKPOINT_DIR"
 	case errors.Is(err, errAttemptOver):

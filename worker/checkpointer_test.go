@@ -120,7 +120,7 @@ func saves(t *testing.T, all bool, nodes ...*fakeNode) (*saver, activities.Watch
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { files.Close() })
-	s := newSaver(st, files, nil, slog.New(slog.DiscardHandler))
+	s := newSaver(st, files, nil, nil, slog.New(slog.DiscardHandler))
 	s.dial = func(_ context.Context, _ string, n providers.Node) (*agentapi.Client, error) {
 		return agentapi.New(func(ctx context.Context) (net.Conn, error) {
 			var d net.Dialer

@@ -20,8 +20,8 @@ import (
 )
 
 // submitJobs starts a workflow per job. Idempotent: the numbers follow from the request's id, and the engine refuses a second
-// workflow of a number.
-func (b *backend) submitJobs(ctx context.Context, body api.JobsLaunchBody) (api.Ref, error) {
+// workflow of a number. again: the request was accepted before; a store that is away now is then no reason to refuse it.
+func (b *backend) submitJobs(ctx context.Context, body api.JobsLaunchBody, again bool) (api.Ref, error) {
 	spec, err := b.acts.ParseManaged(ctx, body)
 	if err != nil {
 		return api.Ref{}, err
@@ -31,6 +31,11 @@ func (b *backend) submitJobs(ctx context.Context, body api.JobsLaunchBody) (api.
 	}
 	if err := b.checkNotify(spec); err != nil {
 		return api.Ref{}, err
+	}
+	if !again {
+		if err := b.acts.CheckBuckets(ctx, spec); err != nil {
+			return api.Ref{}, err
+		}
 	}
 	if s := first(body.Schedule, spec.Schedule); s != nil {
 		return b.createSchedule(ctx, body, spec, *s)

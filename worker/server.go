@@ -166,7 +166,11 @@ func (s *server) bringUp(ctx context.Context, set config.Server) error {
 		return err
 	}
 	s.closers = append(s.closers, s.infra.close)
-	s.acts = &activities.Activities{Store: s.store, Artifacts: s.artifacts, Secrets: s.secrets, Providers: s.infra.registry, Agent: agents, Home: s.o.Home, Engine: s.client, Log: s.log,
+	buckets, err := openBuckets(s.o.Config)
+	if err != nil {
+		return err
+	}
+	s.acts = &activities.Activities{Store: s.store, Artifacts: s.artifacts, Buckets: buckets, Secrets: s.secrets, Providers: s.infra.registry, Agent: agents, Home: s.o.Home, Engine: s.client, Log: s.log,
 		Allowed: s.o.Config.AllowedClouds(), Limits: admissionLimits(s.o.Config), LostAfter: s.o.Config.Health().LostAfter, ReapAge: s.o.ReapAge}
 	if s.workers, err = startWorkers(s.client, s.acts); err != nil {
 		return err
@@ -185,7 +189,7 @@ func (s *server) bringUp(ctx context.Context, set config.Server) error {
 	bg, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.closers = append(s.closers, func() { cancel(); s.wg.Wait() })
 	watch.home = s.o.Home
-	watch.saver = newSaver(s.store, s.artifacts, s.infra.registry, s.log)
+	watch.saver = newSaver(s.store, s.artifacts, buckets, s.infra.registry, s.log)
 	s.acts.SaveLast = watch.saver.saveLast
 	back := &backend{flight: make(chan struct{}, inFlight), saver: watch.saver, acts: s.acts, store: s.store, engine: s.engine, client: s.client, started: s.started, home: s.o.Home, shutdown: s.shutdown}
 	s.background(func() { watch.run(bg) })

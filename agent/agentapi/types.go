@@ -299,6 +299,7 @@ const (
 	KindConflict   = "conflict"
 	KindUnfit      = "unfit" // the job asks for what the cluster has not
 	KindDiskFull   = "disk-full"
+	KindBucket     = "bucket" // an object store refuses, or can't be reached from the node
 	KindInternal   = "internal"
 )
 

@@ -199,7 +199,7 @@ var serverOnly = []string{
 	"api_server", "allowed_clouds", "workspaces", "workspace_config", "rbac", "db", "daemons", "metrics", "admin_policy",
 	"jobs.controller.consolidation_mode", "serve.controller.consolidation_mode",
 	"jobs.controller.controller_logs_gc_retention_hours", "jobs.controller.task_logs_gc_retention_hours", "slurm.cluster_configs",
-	"temporal", "server", "local", "memory_provider", "health", "jobs.webhook_secret", "jobs.webhook_hosts", "jobs.limits",
+	"temporal", "server", "local", "memory_provider", "health", "jobs.webhook_secret", "jobs.webhook_hosts", "jobs.limits", "buckets",
 }
 
 // ForServer is what of a client's settings travels to a server: not what only the server decides, which may hold addresses

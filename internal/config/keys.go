@@ -134,6 +134,7 @@ func buildKeys() []Key {
 	own(truth, "local.enabled", "true, unless several servers share an engine", "Use this machine as infra.")
 	own(number, "local.cpus", "those of the machine", "CPUs offered by this machine.")
 	own(number, "local.memory", "that of the machine", "GB of memory offered by this machine.")
+	own(object, "buckets", "", "How buckets are reached, by the kind of their address (s3, gs, r2, …) or by one bucket's (s3://name): endpoint, region, profile, credentials_file, path_style.")
 	own(duration, "health.suspect_after", "10s", "Silence after which a node is suspect.")
 	own(duration, "health.lost_after", "5m", "Silence after which a node that nothing can confirm counts as lost.")
 	own(object, "memory_provider", "off", "Simulated infra, for tests.")

@@ -307,6 +307,15 @@ func vanishedOr(path string, err error) error {
 
 // PathOf names a file of the tree that holds the blob, absolute; "" if there is none.
 func (t *Tree) PathOf(hash string) string {
+	e := t.EntryOf(hash)
+	if e == nil {
+		return ""
+	}
+	return filepath.Join(t.Root, filepath.FromSlash(e.Path))
+}
+
+// EntryOf gives the entry of a file of the tree that holds the blob; nil if there is none. It must not be changed.
+func (t *Tree) EntryOf(hash string) *Entry {
 	t.once.Do(func() {
 		t.byHash = make(map[string]int, len(t.Manifest.Entries))
 		for i := range t.Manifest.Entries {
@@ -317,9 +326,9 @@ func (t *Tree) PathOf(hash string) string {
 	})
 	i, ok := t.byHash[hash]
 	if !ok {
-		return ""
+		return nil
 	}
-	return filepath.Join(t.Root, filepath.FromSlash(t.Manifest.Entries[i].Path))
+	return &t.Manifest.Entries[i]
 }
 
 // Open reads the file that holds the blob.

@@ -60,8 +60,8 @@ func (s *Store) AddCheckpoint(ctx context.Context, c api.Checkpoint, keep int) (
 			out.N = last[0].N + 1
 		}
 		fresh = true
-		if _, err := t.exec("INSERT INTO checkpoints (job_id, task_id, n, attempt, saved, why, files, bytes, manifests, taken) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-			c.JobID, c.TaskID, out.N, c.Attempt, out.SavedAt.UnixMicro(), c.Why, c.Files, c.Bytes, string(manifests), c.Taken); err != nil {
+		if _, err := t.exec("INSERT INTO checkpoints (job_id, task_id, n, attempt, saved, why, files, bytes, manifests, taken, place) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+			c.JobID, c.TaskID, out.N, c.Attempt, out.SavedAt.UnixMicro(), c.Why, c.Files, c.Bytes, string(manifests), c.Taken, c.Where); err != nil {
 			return err
 		}
 		_, err = t.exec("DELETE FROM checkpoints WHERE job_id = ? AND task_id = ? AND n <= ?", c.JobID, c.TaskID, out.N-keep)
@@ -71,12 +71,12 @@ func (s *Store) AddCheckpoint(ctx context.Context, c api.Checkpoint, keep int) (
 	return out, fresh, err
 }
 
-const checkpointColumns = "SELECT job_id, task_id, n, attempt, saved, why, files, bytes, manifests, taken FROM checkpoints"
+const checkpointColumns = "SELECT job_id, task_id, n, attempt, saved, why, files, bytes, manifests, taken, place FROM checkpoints"
 
 func scanCheckpoint(r scanner) (c api.Checkpoint, err error) {
 	var saved int64
 	var manifests string
-	if err := r.Scan(&c.JobID, &c.TaskID, &c.N, &c.Attempt, &saved, &c.Why, &c.Files, &c.Bytes, &manifests, &c.Taken); err != nil {
+	if err := r.Scan(&c.JobID, &c.TaskID, &c.N, &c.Attempt, &saved, &c.Why, &c.Files, &c.Bytes, &manifests, &c.Taken, &c.Where); err != nil {
 		return c, err
 	}
 	c.SavedAt = time.UnixMicro(saved).UTC()

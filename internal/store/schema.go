@@ -130,6 +130,9 @@ CREATE TABLE admission_use (
 }, {
 	version: 10, tag: "skyloom-0010-notices-delivered", compat: 1,
 	sql: `ALTER TABLE notice_streams ADD COLUMN delivered BIGINT NOT NULL DEFAULT 0;`,
+}, {
+	version: 11, tag: "skyloom-0011-checkpoint-places", compat: 1,
+	sql: `ALTER TABLE checkpoints ADD COLUMN place TEXT NOT NULL DEFAULT '';`,
 }}
 
 const versionTable = `CREATE TABLE schema_version (version BIGINT PRIMARY KEY, tag TEXT NOT NULL, compat BIGINT NOT NULL, applied BIGINT NOT NULL)`

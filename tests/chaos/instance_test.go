@@ -31,6 +31,12 @@ type instance struct {
 // open starts an instance with every failpoint armed and disarmed by its mark. It is taken down at the test's end.
 func open(t *testing.T) *instance {
 	t.Helper()
+	return openWith(t, "")
+}
+
+// openWith is open with more lines of configuration.
+func openWith(t *testing.T, more string) *instance {
+	t.Helper()
 	bin := programs(t)
 	dir, err := os.MkdirTemp("", "sky-chaos-")
 	if err != nil {
@@ -46,7 +52,7 @@ func open(t *testing.T) *instance {
 	if err := os.WriteFile(in.ledger, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(in.home, "config.yaml"), []byte("server:\n  web_ui: false\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(in.home, "config.yaml"), []byte("server:\n  web_ui: false\n"+more), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	in.names = serverPoints(t)

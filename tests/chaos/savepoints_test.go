@@ -15,18 +15,22 @@ import (
 // savePoints are what a save of a managed job's checkpoint passes.
 var savePoints = []string{"checkpoint.before-content", "checkpoint.before-row"}
 
+// bucketPoints are what a save into a bucket passes.
+var bucketPoints = []string{"checkpoint.before-content", "checkpoint.before-manifest", "checkpoint.before-row"}
+
 // trainee is a managed job that saves a number, and tells with which one each attempt begins.
 type trainee struct {
 	in   *instance
 	told string // a line per attempt, and one per number
 }
 
-func (in *instance) train() *trainee {
+// train launches it; to is where it saves, "": the server's store.
+func (in *instance) train(to string) *trainee {
 	in.t.Helper()
 	x := &trainee{in: in, told: filepath.Join(in.dir, "told")}
 	task := fmt.Sprintf(`name: trainee
 resources: {infra: local, use_spot: true}
-checkpoint: {path: ~/ckpt, keep: 2}
+checkpoint: {path: ~/ckpt, keep: 2, to: %[2]q}
 run: |
   mkdir -p "$SKYPILOT_CHECKPOINT_DIR"; cd "$SKYPILOT_CHECKPOINT_DIR"
   n=$(cat state 2>/dev/null || echo 0)
@@ -36,7 +40,7 @@ run: |
     echo number $SKYPILOT_ATTEMPT $n >> %[1]s
     sleep 0.4
   done
-`, x.told)
+`, x.told, to)
 	if _, err := in.Client.LaunchJobs(context.Background(), &api.JobsLaunchBody{Task: task}); err != nil {
 		in.t.Fatal(err)
 	}
@@ -81,12 +85,18 @@ func (x *trainee) runs(after int) (row api.ManagedJob) {
 // the next attempt has at least, and what is known can be restored.
 func TestSaveFailpoints(t *testing.T) {
 	t.Parallel()
-	in := open(t)
+	killedWhileSaving(open(t), "", savePoints, 0, 10)
+}
+
+// killedWhileSaving kills the server at each point, under a save on demand (0) or at a notice of so many seconds.
+func killedWhileSaving(in *instance, to string, points []string, notices ...int) {
+	t := in.t
+	t.Helper()
 	defer in.Observe()()
-	x := in.train()
+	x := in.train(to)
 	attempt, least := 0, 0
-	for _, notice := range []int{0, 10} {
-		for _, point := range savePoints {
+	for _, notice := range notices {
+		for _, point := range points {
 			row := x.runs(attempt)
 			attempt = row.Attempt
 			if notice == 0 {

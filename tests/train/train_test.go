@@ -97,6 +97,11 @@ func read(t *testing.T, path string) (steps map[int][]int, last int, result stri
 // start launches a job whose task file knows where its ledger is.
 func start(t *testing.T, ctx context.Context, text func(ledger string) string) *trial {
 	t.Helper()
+	return startWith(t, ctx, config, text)
+}
+
+func startWith(t *testing.T, ctx context.Context, config string, text func(ledger string) string) *trial {
+	t.Helper()
 	x := &trial{t: t, ctx: ctx, s: testserver.Start(t, config), ledger: filepath.Join(t.TempDir(), "ledger"), id: 1}
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -419,9 +424,17 @@ run: |
 // TestRefused tells before anything is created what can't be done.
 func TestRefused(t *testing.T) {
 	s := testserver.Start(t, config)
-	_, err := s.Client.LaunchJobs(context.Background(), &api.JobsLaunchBody{Task: "checkpoint: {path: ~/ckpt, to: s3://bucket/x}\nrun: echo\n"})
-	if err == nil || !strings.Contains(err.Error(), "come with a later version") {
-		t.Error(err)
+	for to, want := range map[string]string{
+		"oci://bucket/x": "not supported", "https://account.blob.core.windows.net/c": "not supported",
+		"r2://bucket/x": "does not say where", "s3://-/x": "not the name of a bucket",
+	} {
+		_, err := s.Client.LaunchJobs(context.Background(), &api.JobsLaunchBody{Task: "checkpoint: {path: ~/ckpt, to: \"" + to + "\"}\nrun: echo\n"})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", to, err)
+		}
+	}
+	if l, err := s.Client.ManagedJobs(context.Background(), api.ManagedFilter{}); err != nil || len(l.Jobs) > 0 {
+		t.Errorf("%+v %v", l, err)
 	}
 	if _, err := s.Client.SaveCheckpoints(context.Background(), 9); err == nil || !strings.Contains(err.Error(), "no managed job 9") {
 		t.Error(err)
