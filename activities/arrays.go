@@ -330,6 +330,8 @@ type LookInput struct {
 	Nodes   NodesInput `json:"nodes"`
 	Batches []int64    `json:"batches"` // that it was given
 	Lost    string     `json:"lost,omitempty"`
+	// LostRanks are the nodes that are silent; empty: the head.
+	LostRanks []int `json:"lost_ranks,omitempty"`
 }
 
 // LookOutput tells why a cluster must be given up, or which of its batches have ended.
@@ -365,7 +367,7 @@ func (a *Activities) LookAtLane(ctx context.Context, in LookInput) (LookOutput, 
 			}
 		}
 	}
-	if err != nil && in.Lost != "" {
+	if in.Lost != "" && (err != nil || a.anySilent(ctx, in.Nodes, in.LostRanks)) {
 		return LookOutput{Lost: in.Lost}, nil
 	}
 	return out, nil

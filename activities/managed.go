@@ -3,6 +3,7 @@ package activities
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -207,6 +208,8 @@ type EndInput struct {
 	Keep bool `json:"keep,omitempty"`
 	// Save is what a later attempt may begin with, if the nodes that have it can be reached; nil: none is to come.
 	Save *WatchedCheckpoint `json:"save,omitempty"`
+	// LostRanks are the silent nodes of a cluster that was lost; empty: the head is one.
+	LostRanks []int `json:"lost_ranks,omitempty"`
 	// Stop says that the job is still under way: it is ended first, so that its last words are kept.
 	Stop bool `json:"stop,omitempty"`
 }
@@ -214,12 +217,17 @@ type EndInput struct {
 // stopTime bounds how long a job is given for its end before its nodes go.
 const stopTime = 15 * time.Second
 
+// savable says that the nodes answer on which the checkpoint is.
+func (in EndInput) savable() bool {
+	return !in.Nodes.Lost || !in.Save.All && len(in.LostRanks) > 0 && !slices.Contains(in.LostRanks, 0)
+}
+
 // EndAttempt saves what is asked for, keeps an attempt's log and deletes its nodes until the infra lists none. Idempotent: a log that is complete is not fetched again.
 func (a *Activities) EndAttempt(ctx context.Context, in EndInput) (NodesOutput, error) {
 	stop := beat(ctx)
 	defer stop()
 	var warn []string
-	if in.Save != nil && a.SaveLast != nil && !in.Nodes.Lost {
+	if in.Save != nil && a.SaveLast != nil && in.savable() {
 		a.SaveLast(ctx, in.Nodes, *in.Save)
 	}
 	if in.Stop && in.JobID > 0 {
@@ -264,7 +272,9 @@ type JudgeInput struct {
 	Restarts int             `json:"restarts"`
 	Ended    *api.Job        `json:"ended,omitempty"` // as the watcher told
 	Lost     string          `json:"lost,omitempty"`  // why its infra can't confirm a silent node
-	Outcome  JobOutcomeInput `json:"outcome"`
+	// LostRanks are the nodes that are silent; empty: the head.
+	LostRanks []int           `json:"lost_ranks,omitempty"`
+	Outcome   JobOutcomeInput `json:"outcome"`
 }
 
 // JudgeOutput is the recorded decision. GoesOn: nothing has ended.
@@ -299,7 +309,7 @@ func (a *Activities) Judge(ctx context.Context, in JudgeInput) (JudgeOutput, err
 		job = in.Ended
 	}
 	e := recovery.Ending{Lost: !seen.Whole, Reason: seen.Reason}
-	if in.Lost != "" && !seen.Asked {
+	if in.Lost != "" && (!seen.Asked || a.anySilent(ctx, in.Outcome.Nodes, in.LostRanks)) {
 		e.Lost, e.Reason = true, in.Lost
 	}
 	if job != nil && job.Status.Terminal() {

@@ -107,7 +107,7 @@ func (a *Activities) Configure(ctx context.Context, in ProvisionInput) (Provisio
 		if v == cluster.VerdictPending {
 			return ProvisionOutput{}, fmt.Errorf("nodes are not running yet")
 		}
-		fail := optimizer.Failure{Choice: in.Choice, Kind: providers.NoCapacity, Scope: providers.ScopeZone, Message: "nodes went away before they were ready: " + why}
+		fail := optimizer.Failure{Choice: in.Choice, Kind: providers.NoCapacity, Scope: providers.ScopeZone, Message: "nodes went away before they were ready: " + why, Midway: true}
 		return ProvisionOutput{Failure: &fail}, nil
 	}
 	if err := a.configure(ctx, p, in, nodes); err != nil {

@@ -131,8 +131,10 @@ func (a *Activities) Shrink(ctx context.Context, in ProvisionInput) (ProvisionOu
 	if err := a.configure(wait, p, in, keep); err != nil {
 		return ProvisionOutput{}, err
 	}
-	if err := p.Delete(ctx, in.Ref, drop); err != nil && !providers.Is(err, providers.NotFound) {
-		return ProvisionOutput{}, err
+	if len(drop) > 0 { // without ids it would be all of them
+		if err := p.Delete(ctx, in.Ref, drop); err != nil && !providers.Is(err, providers.NotFound) {
+			return ProvisionOutput{}, err
+		}
 	}
 	listed, err := p.List(ctx, in.Ref.Tag())
 	if err != nil {

@@ -79,6 +79,7 @@ const (
 	ObservedSuspect  ObservedKind = "suspect"  // a node is silent, and its infra can't tell whether it lives
 	ObservedAlive    ObservedKind = "alive"    // it answers again
 	ObservedLost     ObservedKind = "lost"     // it has been silent for too long
+	ObservedSilent   ObservedKind = "silent"   // a node that is awaited has been silent for too long, and its infra can't tell whether it lives
 	ObservedAutostop ObservedKind = "autostop" // the agent drains and asks to be stopped
 )
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/skyloom/skyloom/agent/agentapi"
@@ -59,4 +60,28 @@ func (a *Activities) unreached(ctx context.Context, p providers.Provider, ref pr
 
 func lostNode(rank int, how string) error {
 	return refuse(&api.Error{Kind: api.ErrClusterNotUp, Message: fmt.Sprintf("node %d is %s", rank, how), Hint: "see how the cluster is: sky status -r"})
+}
+
+// anySilent says that one of the nodes of some ranks does not answer just now; the head is asked by others.
+func (a *Activities) anySilent(ctx context.Context, in NodesInput, ranks []int) bool {
+	p, err := a.provider(in.Provider)
+	if err != nil {
+		return false
+	}
+	for _, n := range in.Nodes {
+		if n.Rank == 0 || !slices.Contains(ranks, n.Rank) {
+			continue
+		}
+		quick, cancel := context.WithTimeout(ctx, 3*time.Second)
+		c, err := NodeClient(quick, p, n)
+		if err == nil {
+			_, err = c.Info(quick)
+			c.Close()
+		}
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			return true
+		}
+	}
+	return false
 }

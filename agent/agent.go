@@ -168,7 +168,9 @@ func (a *Agent) Run(ctx context.Context) (int, error) {
 	}
 	a.mu.Lock()
 	again := a.meta.Incarnation != ""
-	a.meta.Incarnation = a.incarnation
+	if !a.held { // else an agent that dies before the server has spoken would not know any more that it is to wait
+		a.meta.Incarnation = a.incarnation
+	}
 	b := &durable.Batch{}
 	b.Put(keyMeta, a.meta)
 	msg := "the agent started"
@@ -222,6 +224,10 @@ func (a *Agent) unhold() {
 	was := a.held
 	a.held = false
 	if was {
+		a.meta.Incarnation = a.incarnation
+		b := &durable.Batch{}
+		b.Put(keyMeta, a.meta)
+		a.commit(b)
 		a.resetIdle()
 		a.dueAt = time.Time{}
 	}
@@ -302,10 +308,10 @@ func (a *Agent) Configure(spec agentapi.ClusterSpec) error {
 		defer a.mu.Unlock()
 		return staleEpoch(spec.Epoch, a.epoch())
 	}
-	fresh := a.cluster == nil || spec.Epoch > a.epoch()
+	fresh := a.cluster == nil || spec.Epoch > a.epoch() || a.cluster.Renewing
 	b := &durable.Batch{}
 	old := a.cluster
-	a.cluster = &clusterRecord{Spec: spec}
+	a.cluster = &clusterRecord{Spec: spec, Renewing: fresh}
 	b.Put(keyCluster, a.cluster)
 	if err := a.tryCommit(b); err != nil {
 		a.cluster = old
@@ -361,6 +367,8 @@ func (a *Agent) renew(spec agentapi.ClusterSpec) {
 		}
 	}
 	b.Put(keyLost, a.lost)
+	a.cluster = &clusterRecord{Spec: spec}
+	b.Put(keyCluster, a.cluster)
 	a.resetIdle()
 	a.commit(b)
 }

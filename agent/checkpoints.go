@@ -111,7 +111,7 @@ func (a *Agent) checkpointed(s agentapi.CheckpointSpec) (*partRecord, error) {
 	case p == nil || p.Epoch > s.Epoch:
 		return nil, notFound("job %d does not run on %s", s.JobID, api.NodeName(a.cfg.Rank))
 	case !s.Ended && (p.over() || p.Killed):
-		return nil, conflict("job %d has ended on %s", s.JobID, api.NodeName(a.cfg.Rank))
+		return nil, &agentapi.Error{Kind: agentapi.KindEnded, Detail: fmt.Sprintf("job %d has ended on %s", s.JobID, api.NodeName(a.cfg.Rank))}
 	}
 	rec := p.partRecord
 	return &rec, nil

@@ -78,7 +78,7 @@ while :; do sleep 0.05; done`})
 	if _, err := n.api.Cancel(ctx(t), agentapi.CancelSpec{JobIDs: []int64{j.ID}}); err != nil {
 		t.Fatal(err)
 	}
-	refused("a job that has ended", agentapi.KindConflict, agentapi.CheckpointSpec{JobID: j.ID, Epoch: 2, Path: "~/ckpt"})
+	refused("a job that has ended", agentapi.KindEnded, agentapi.CheckpointSpec{JobID: j.ID, Epoch: 2, Path: "~/ckpt"})
 	if !strings.Contains(n.log(j.ID), "told") {
 		t.Error("the command's output is not in the job's log")
 	}

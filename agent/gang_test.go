@@ -196,6 +196,15 @@ func TestLostHead(t *testing.T) {
 }
 
 func TestStoppedCluster(t *testing.T) {
+	stopCluster(t, func(*testNode) {})
+}
+
+// TestStoppedClusterAgentDies: the agent dies once more after the node was restarted, before the server has said what that means.
+func TestStoppedClusterAgentDies(t *testing.T) {
+	stopCluster(t, (*testNode).kill9)
+}
+
+func stopCluster(t *testing.T, before func(*testNode)) {
 	n := newNode(t, 0, quick)
 	spec := form(t, 1, n)
 	done := n.run("true")
@@ -205,6 +214,7 @@ func TestStoppedCluster(t *testing.T) {
 	waiting := n.submit(agentapi.JobSpec{Run: "echo x >> ~/ran", CPUs: 4})
 	n.stop()
 	n.start()
+	before(n)
 	if row := n.job(j.ID); row.Status != api.JobRunning {
 		t.Errorf("before the server spoke: %+v", row)
 	}

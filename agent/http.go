@@ -30,6 +30,7 @@ var statusOf = map[string]int{
 	agentapi.KindStaleEpoch: http.StatusPreconditionFailed,
 	agentapi.KindDraining:   http.StatusConflict,
 	agentapi.KindConflict:   http.StatusConflict,
+	agentapi.KindEnded:      http.StatusConflict,
 	agentapi.KindDiskFull:   http.StatusInsufficientStorage,
 	agentapi.KindBucket:     http.StatusBadGateway,
 	agentapi.KindInternal:   http.StatusInternalServerError,

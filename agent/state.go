@@ -143,6 +143,8 @@ type drainRecord struct {
 // clusterRecord is the cluster spec last taken.
 type clusterRecord struct {
 	Spec agentapi.ClusterSpec `json:"spec"`
+	// Renewing says that what the epoch changes is not written yet.
+	Renewing bool `json:"renewing,omitempty"`
 }
 
 // apply takes a record of the journal into memory.

@@ -220,7 +220,7 @@ func (s *saver) fetch(ctx context.Context, provider string, n providers.Node, ra
 		switch {
 		case agentapi.IsKind(err, agentapi.KindNotFound):
 			return r, fmt.Errorf("%w: %v", errNothingYet, err)
-		case agentapi.IsKind(err, agentapi.KindStaleEpoch):
+		case agentapi.IsKind(err, agentapi.KindStaleEpoch), agentapi.IsKind(err, agentapi.KindEnded):
 			return r, fmt.Errorf("%w: %v", errAttemptOver, err)
 		case err != nil:
 			return r, err
@@ -430,7 +430,7 @@ func demandError(id int64, err error) error {
 	case errors.Is(err, errNothingYet):
 		e.Kind, e.Hint = api.ErrInvalid, "the program has to write to the folder first; it finds its path in SKYPILOT_CHECKPOINT_DIR"
 	case errors.Is(err, errAttemptOver):
-		e.Hint = "another attempt begins: try again once the job is RUNNING"
+		e.Hint = "the job has ended, or another attempt begins: if so, try again once it is RUNNING"
 	case errors.As(err, &said) && said.Kind == agentapi.KindInvalid:
 		e.Kind, e.Hint = api.ErrInvalid, "change the checkpoint rule of the task and launch it again"
 	}

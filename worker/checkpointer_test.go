@@ -191,6 +191,13 @@ func TestHalfACheckpointIsNone(t *testing.T) {
 	if got := known(t, s); !slices.Equal(got, []int{4, 3}) {
 		t.Errorf("kept are %v", got)
 	}
+	// A save that meets the job's end is no failure that anybody is told of.
+	n.refuse = &agentapi.Error{Kind: agentapi.KindEnded, Detail: "job 1 has ended on head"}
+	_, _, err := s.save(t.Context(), row, whyInterval, 0)
+	if said := s.tell(t.Context(), row, whyInterval, api.Checkpoint{}, false, err, ""); !errors.Is(err, errAttemptOver) || said != "" {
+		t.Errorf("the end of the job: %v, told as %q", err, said)
+	}
+	n.refuse = nil
 	// Once another attempt has begun, this one saves no more.
 	attempt(t, s, 2, 2)
 	n.write("state", "late")

@@ -17,6 +17,7 @@ import (
 	"github.com/skyloom/skyloom/activities"
 	"github.com/skyloom/skyloom/agent/agentapi"
 	"github.com/skyloom/skyloom/api"
+	"github.com/skyloom/skyloom/internal/cluster"
 	"github.com/skyloom/skyloom/internal/config"
 	"github.com/skyloom/skyloom/internal/store"
 	"github.com/skyloom/skyloom/providers"
@@ -35,6 +36,8 @@ type watcher struct {
 	// stopSettle is how long nodes that are awaited must be listed as stopped before that is believed: a listing may be older
 	// than the start.
 	stopSettle time.Duration
+	// agentStart is what an agent may take to answer on a node that runs, beside the silence that is borne with one that did.
+	agentStart time.Duration
 	saver      *saver // of checkpoints; nil: they are not saved
 	home       string // where logs of managed jobs are kept while they run; empty: they are not
 
@@ -74,7 +77,7 @@ const (
 var rowSeed = maphash.MakeSeed()
 
 func newWatcher(s *store.Store, p *providers.Registry, c client.Client, log *slog.Logger, owner string, limits config.Health) *watcher {
-	return &watcher{limits: limits, stopSettle: 5 * time.Second, store: s, providers: p, engine: c, log: log, owner: owner, ttl: leaseTTL, running: map[string]*watch{}, gone: map[string]time.Time{}}
+	return &watcher{limits: limits, stopSettle: 5 * time.Second, agentStart: 45 * time.Second, store: s, providers: p, engine: c, log: log, owner: owner, ttl: leaseTTL, running: map[string]*watch{}, gone: map[string]time.Time{}}
 }
 
 // run leases watches and serves them until ctx ends.
@@ -275,8 +278,7 @@ func (w *watcher) follow(ctx context.Context, p providers.Provider, f providers.
 		if err == nil {
 			ictx, cancel := context.WithTimeout(ctx, 5*time.Second)
 			var info agentapi.Info
-			if info, err = c.Info(ictx); err == nil {
-				h.answers(ctx)
+			if info, err = c.Info(ictx); err == nil && h.answers(ctx) {
 				pause = 100 * time.Millisecond
 				if n.Rank != 0 {
 					cursor = info.LastEvent
@@ -343,6 +345,8 @@ type health struct {
 	confirms        bool
 	since, looked   time.Time
 	suspected, lost bool
+	told            time.Time // that it is lost
+	recalled        bool
 }
 
 const (
@@ -352,11 +356,32 @@ const (
 	beatConfirmed = time.Minute
 )
 
-func (h *health) answers(ctx context.Context) {
-	if h.suspected || h.lost {
-		h.tell(ctx, activities.ObservedAlive, "answers again")
+// answers takes note that the node answers. False: whoever took it for silent could not be told, and is to be told again.
+func (h *health) answers(ctx context.Context) bool {
+	h.since = time.Time{}
+	h.recall(ctx)
+	if (h.suspected || h.lost) && !h.tell(ctx, activities.ObservedAlive, "answers again") {
+		return false
 	}
-	h.since, h.suspected, h.lost = time.Time{}, false, false
+	h.suspected, h.lost = false, false
+	return true
+}
+
+// recall finds out once whether a watcher before this one, of a server that has died say, has told that the node is silent.
+func (h *health) recall(ctx context.Context) {
+	if h.recalled || h.confirms || h.one.row.Jobs {
+		h.recalled = true // nobody was told, or nobody shows it
+		return
+	}
+	row, err := h.w.store.Cluster(ctx, h.one.row.Name)
+	if err != nil {
+		h.recalled = errors.Is(err, store.ErrNotFound)
+		return
+	}
+	h.recalled = true
+	if row.Hash == h.one.row.Ref.Hash && cluster.ShownSilent(row.StatusReason, h.rank) {
+		h.suspected = true
+	}
 }
 
 // silent draws the consequences of a node that does not answer: where the infra can confirm, it is asked; elsewhere the node is a
@@ -377,8 +402,9 @@ func (h *health) silent(ctx context.Context) {
 	if quiet >= h.w.limits.SuspectAfter && !h.suspected {
 		h.suspected = h.tell(ctx, activities.ObservedSuspect, "does not answer")
 	}
-	if quiet >= h.w.limits.LostAfter && !h.lost {
-		h.lost = h.tell(ctx, activities.ObservedLost, "has been silent for "+quiet.Round(time.Second).String())
+	// A managed job's workflow looks for itself, and may find that it answers just then: it is told again if it does not.
+	if quiet >= h.w.limits.LostAfter && (!h.lost || h.one.row.Jobs && now.Sub(h.told) >= h.w.limits.LostAfter) {
+		h.lost, h.told = h.tell(ctx, activities.ObservedLost, "has been silent for "+quiet.Round(time.Second).String()), now
 	}
 }
 

@@ -13,12 +13,27 @@ import (
 // untilReady looks at the infra and the agents until every node answers, then says so once. Where the infra reports changes it looks
 // when there is one: a thousand clusters that take ten minutes to come up ask nothing meanwhile.
 func (w *watcher) untilReady(ctx context.Context, p providers.Provider, f providers.Features, one *watch) {
-	var stopped time.Time
+	var stopped, mute time.Time // since when
 	for pause := 200 * time.Millisecond; ctx.Err() == nil; pause = min(pause*3/2, 5*time.Second) {
 		wait := pause
 		nodes, err := p.List(ctx, one.row.Ref.Tag())
 		if err == nil {
 			verdict, _ := cluster.Judge(nodes, one.row.NumNodes)
+			silent, quiet := 0, verdict == cluster.VerdictUp
+			if quiet {
+				silent, quiet = w.silent(ctx, p, nodes)
+			}
+			switch {
+			case !quiet:
+				mute = time.Time{}
+			case mute.IsZero():
+				mute = time.Now()
+			case !f.Confirms && time.Since(mute) > w.limits.LostAfter+w.agentStart:
+				o := activities.Observed{Hash: one.row.Ref.Hash, Kind: activities.ObservedSilent, Rank: silent, Message: "has been silent for " + time.Since(mute).Round(time.Second).String()}
+				if err := w.signal(ctx, one.row, o); err == nil {
+					return
+				}
+			}
 			switch {
 			case verdict != cluster.VerdictStopped:
 				stopped = time.Time{}
@@ -26,7 +41,7 @@ func (w *watcher) untilReady(ctx context.Context, p providers.Provider, f provid
 				stopped = time.Now()
 			}
 			switch {
-			case verdict == cluster.VerdictUp && w.answer(ctx, p, nodes),
+			case verdict == cluster.VerdictUp && !quiet,
 				len(nodes) > 0 && (verdict == cluster.VerdictGone || verdict == cluster.VerdictUnhealthy) || !stopped.IsZero() && time.Since(stopped) > w.stopSettle:
 				// Or they went away before they were ready: configuring tells which, and the launch goes on elsewhere.
 				if err := w.signal(ctx, one.row, activities.Observed{Hash: one.row.Ref.Hash, Kind: activities.ObservedReady}); err == nil {
@@ -48,22 +63,22 @@ func (w *watcher) untilReady(ctx context.Context, p providers.Provider, f provid
 // unreported is how often a cluster that is being provisioned is looked at although its infra reported nothing.
 const unreported = 30 * time.Second
 
-// answer says that every node's agent answers.
-func (w *watcher) answer(ctx context.Context, p providers.Provider, nodes []providers.Node) bool {
+// silent finds a node whose agent does not answer. False: there is none.
+func (w *watcher) silent(ctx context.Context, p providers.Provider, nodes []providers.Node) (rank int, quiet bool) {
 	for _, n := range nodes {
 		c, err := activities.NodeClient(ctx, p, n)
 		if err != nil {
-			return false
+			return n.Rank, true
 		}
 		ictx, cancel := context.WithTimeout(ctx, 3*time.Second)
 		_, err = c.Info(ictx)
 		cancel()
 		c.Close()
 		if err != nil {
-			return false
+			return n.Rank, true
 		}
 	}
-	return true
+	return 0, false
 }
 
 // watchInfra hears of nodes from their infra: as events where it has them, else by asking in bulk.

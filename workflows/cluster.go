@@ -145,6 +145,8 @@ func (e *entity) observe(o activities.Observed) {
 			return
 		}
 		e.look()
+	case activities.ObservedSilent:
+		e.silent(o)
 	case activities.ObservedSuspect, activities.ObservedAlive, activities.ObservedLost:
 		e.queue = append(e.queue, cluster.Op{Key: e.key("health"), Kind: cluster.OpHealth, Body: encode(o), Auto: true})
 	case activities.ObservedAutostop:

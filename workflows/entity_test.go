@@ -390,6 +390,20 @@ func TestStartWaitsAndHoldsNothing(t *testing.T) {
 	})
 }
 
+// Nodes that take long to start are told what those are told that start at once: that the cluster comes back from STOPPED.
+func TestSlowStartEndsWhatWasUnfinished(t *testing.T) {
+	in(t, world.Options{Cloud: memory.Config{CreateDelay: memory.Duration(time.Minute)}}, func(t *testing.T, w *world.World) {
+		w.Result(w.Launch(api.LaunchBody{Cluster: "c", Task: long}))
+		row, _ := w.Cluster("c")
+		w.Done(w.Stop("c"))
+		w.Done(w.Start(api.StartBody{Cluster: "c"}))
+		w.Sleep(time.Minute)
+		if jobs := w.Jobs("c", row.Hash); len(jobs) != 1 || jobs[0].Status != api.JobFailed || !strings.Contains(jobs[0].Reason, "restarted") {
+			t.Errorf("the cluster's jobs: %+v", jobs)
+		}
+	})
+}
+
 func TestACancelledSubmitToASilentNodeDoesNotRunLater(t *testing.T) {
 	in(t, world.Options{}, func(t *testing.T, w *world.World) {
 		w.Result(w.Launch(api.LaunchBody{Cluster: "c", Task: quick}))

@@ -28,7 +28,7 @@ func (e *entity) health(op cluster.Op) (store.Batch, *api.Error) {
 	switch o.Kind {
 	case activities.ObservedSuspect:
 		if r.Status == api.ClusterUp {
-			r.StatusReason = fmt.Sprintf("SUSPECT: %s %s", node, o.Message)
+			r.StatusReason = cluster.SilentReason(cluster.Suspect, o.Rank, o.Message)
 		}
 		r.LastEvent = node + " is SUSPECT: it " + o.Message
 	case activities.ObservedAlive:
@@ -42,7 +42,7 @@ func (e *entity) health(op cluster.Op) (store.Batch, *api.Error) {
 		}
 	case activities.ObservedLost:
 		r.Status, r.InitKind = api.ClusterInit, "unhealthy"
-		r.StatusReason = fmt.Sprintf("LOST: %s %s", node, o.Message)
+		r.StatusReason = cluster.SilentReason(cluster.Lost, o.Rank, o.Message)
 		r.LastEvent = r.StatusReason
 		b := store.Batch{Clusters: []api.Cluster{e.row()}, Events: []store.Event{e.event(op, api.EventStatus, "", "INIT (unhealthy): %s", r.StatusReason)}}
 		if o.Rank == 0 {

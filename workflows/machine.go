@@ -47,6 +47,11 @@ type shared struct {
 	under map[string]bool
 	// removed says that an incarnation was taken down that never came up.
 	removed bool
+	// awaits says that nodes are awaited; mute is which of them has been silent for too long, and how.
+	awaits bool
+	mute   string
+	// midway says that the launch had a place, and lost it before its nodes were ready.
+	midway bool
 }
 
 // key makes a key that no other event or operation of the workflow has.
@@ -150,12 +155,12 @@ func (m *machine) bringUp(ctx workflow.Context, op cluster.Op, in activities.Pla
 		m.adopt(*plan.Choice, plan.Have, plan.Task.NumNodes)
 		m.st.Row.Status, m.st.Row.InitKind, m.st.Row.Step, m.st.Row.NextRetry = api.ClusterInit, "launching", "provision", nil
 		m.st.Epoch++
-		m.ready = false
+		m.ready, m.mute = false, ""
 		ev := m.event(op, api.EventStep, "provision", "launching on %s: %s", plan.Choice.Infra(), m.st.Row.ResourcesFull)
 		ev.Attempt = m.st.Row.Attempt
 		out := m.provision(op, ev, plan.Task, false)
 		if out.Failure == nil && !out.Ready {
-			out = m.awaitReady(ctx, op, plan.Task, out)
+			out = m.awaitReady(ctx, op, plan.Task, out, false)
 		}
 		if m.halted() {
 			m.remove(op, "the launch was cancelled")
@@ -165,6 +170,7 @@ func (m *machine) bringUp(ctx workflow.Context, op cluster.Op, in activities.Pla
 			m.st.Nodes = out.Nodes
 			return nil, false
 		}
+		m.midway = m.midway || out.Failure.Midway || out.Failure.Kind == providers.UnknownOutcome
 		m.st.Row.LastError = out.Failure.Message
 		bad := m.event(op, api.EventError, "provision", "%s: %s", plan.Choice.Infra(), out.Failure.Message)
 		bad.Attempt = m.st.Row.Attempt
@@ -251,13 +257,20 @@ func (m *machine) showAutostop() {
 }
 
 // awaitReady waits for the watcher's word, then sets up the agents. Waiting costs nothing.
-func (m *machine) awaitReady(ctx workflow.Context, op cluster.Op, t activities.TaskSummary, out activities.ProvisionOutput) activities.ProvisionOutput {
+func (m *machine) awaitReady(ctx workflow.Context, op cluster.Op, t activities.TaskSummary, out activities.ProvisionOutput, restart bool) activities.ProvisionOutput {
+	m.awaits, m.mute = true, ""
+	defer func() { m.awaits = false }()
 	m.st.Nodes = out.Nodes
 	m.st.Row.Step = "wait for nodes"
 	m.record("wait for the nodes", store.Batch{Clusters: []api.Cluster{m.row()}, Watches: []store.Watch{m.watch(true)},
 		Events: []store.Event{m.event(op, api.EventStep, "provision", "%d node(s) accepted; waiting until they run", len(out.Nodes))}})
-	ok, err := workflow.AwaitWithTimeout(ctx, provisionPatience, func() bool { return m.ready || m.halted() })
+	ok, err := workflow.AwaitWithTimeout(ctx, provisionPatience, func() bool { return m.ready || m.mute != "" || m.halted() })
 	if m.halted() || (err != nil && m.halted()) {
+		return out
+	}
+	if m.mute != "" && !m.ready {
+		out.Failure = &optimizer.Failure{Choice: optimizer.Choice{Provider: m.st.Provider, Spec: m.st.Spec}, Kind: providers.NoCapacity, Scope: providers.ScopeZone,
+			Message: "nodes were lost before they were ready: " + m.mute, Midway: true}
 		return out
 	}
 	if !ok {
@@ -266,6 +279,7 @@ func (m *machine) awaitReady(ctx workflow.Context, op cluster.Op, t activities.T
 		return out
 	}
 	in := m.provisionInput(op)
+	in.Restart, in.Beside = restart, restart && m.st.Row.Status != api.ClusterStopped
 	in.EventKey, in.Nodes, in.Autostop = m.key("configure"), out.Nodes, m.idleRule()
 	actx := remote(m.root, activities.QueueProvision, "set up the agents", time.Minute, 10*time.Minute)
 	var conf activities.ProvisionOutput
@@ -273,6 +287,13 @@ func (m *machine) awaitReady(ctx workflow.Context, op cluster.Op, t activities.T
 		conf.Failure = &optimizer.Failure{Choice: in.Choice, Kind: providers.Internal, Scope: providers.ScopeZone, Message: asError(err).Message}
 	}
 	return conf
+}
+
+// silent takes note that a node which is awaited will not be ready.
+func (m *machine) silent(o activities.Observed) {
+	if m.awaits {
+		m.mute = fmt.Sprintf("node %d %s", o.Rank, o.Message)
+	}
 }
 
 // watch is the row by which the servers share out whom to watch.
@@ -334,6 +355,7 @@ func (m *machine) cleanUp(op cluster.Op) {
 	}
 	in := m.nodes(op)
 	in.GiveUp = !m.halted() // a cancel is over when nothing runs any more
+	in.Lost = in.GiveUp && m.mute != ""
 	ctx := remote(m.root, activities.QueueProvision, "delete what the attempt left", 2*time.Minute, forever)
 	if err := workflow.ExecuteActivity(ctx, acts.Deprovision, in).Get(ctx, nil); err != nil {
 		workflow.GetLogger(m.root).Error("clean-up gave up; the reaper goes on", "cluster", m.st.Name, "error", err)

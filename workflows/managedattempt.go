@@ -20,6 +20,7 @@ func (j *job) bringUp(ctx workflow.Context, r *taskRun, spec activities.ManagedT
 		r.Row.Status = api.ManagedStarting
 	}
 	r.Row.Details, r.Row.NextRetry = "", nil
+	r.m.midway = false
 	r.Row.Attempt++
 	j.show(r, api.EventStatus, "%s: attempt %d", r.Row.Status, r.Row.Attempt)
 	idle := 10
@@ -99,10 +100,7 @@ func (j *job) submit(ctx workflow.Context, r *taskRun, spec activities.ManagedTa
 	if out.Error != nil {
 		return out.Error, out.Error.Kind == api.ErrAutostopping || out.Error.Kind == api.ErrClusterNotUp // the infra's doing
 	}
-	r.JobID, r.ended, r.look, r.lost = out.Job.ID, nil, false, ""
-	if out.Job.Status.Terminal() {
-		r.ended = out.Job
-	}
+	j.submitted(r, out.Job)
 	j.release(r, store.PhaseRunning)
 	r.Row.Status, r.Row.ClusterJobID, r.Row.RunningSince, r.Row.Details = api.ManagedRunning, out.Job.ID, &now, ""
 	if r.Row.StartAt == nil {
@@ -113,6 +111,28 @@ func (j *job) submit(ctx workflow.Context, r *taskRun, spec activities.ManagedTa
 		j.watchCheckpoints(r, spec)
 	}
 	return nil, false
+}
+
+// submitted takes note of the job that the cluster has taken. What was heard meanwhile counts: it is told once.
+func (j *job) submitted(r *taskRun, got *api.Job) {
+	early := r.early
+	r.JobID, r.ended, r.early = got.ID, nil, nil
+	heard := early != nil && early.ID == got.ID
+	switch {
+	case got.Status.Terminal():
+		r.ended = got
+	case heard && j.remembers():
+		r.ended = early
+	}
+	if (r.look || r.lost != "") && !j.remembers() {
+		r.look, r.lost, r.lostRanks = false, "", nil
+	}
+}
+
+// remembers says that what is heard of an attempt while it is submitted is not forgotten, and that a silent node which answers after
+// all is no longer taken for lost. It is asked only where that makes a difference.
+func (j *job) remembers() bool {
+	return workflow.GetVersion(j.root, "heard while submitting", workflow.DefaultVersion, 1) > workflow.DefaultVersion
 }
 
 // taskID is SKYPILOT_TASK_ID of a task.

@@ -43,6 +43,7 @@ func (j *job) takeDown(r *taskRun, giveUp bool) {
 	}
 	in := activities.EndInput{Nodes: r.m.nodes(cluster.Op{Auto: true}), JobID: r.JobID, Managed: j.in.ID, Task: r.Index, Attempt: r.Row.Attempt}
 	in.Nodes.GiveUp, in.Nodes.Lost = giveUp, giveUp && r.lost != ""
+	in.LostRanks = r.lostRanks
 	if r.Row.Status == api.ManagedRecovering {
 		in.Save = r.m.checkpoint
 	}
@@ -58,7 +59,7 @@ func (j *job) takeDown(r *taskRun, giveUp bool) {
 	}
 	r.St.Forget()
 	r.up = false
-	r.JobID, r.ended, r.look, r.lost = 0, nil, false, ""
+	r.JobID, r.ended, r.early, r.look, r.lost, r.lostRanks = 0, nil, nil, false, "", nil
 }
 
 // keep keeps the log of an attempt whose cluster goes on.

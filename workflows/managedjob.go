@@ -231,9 +231,15 @@ func (j *job) observe(o activities.Observed) {
 			if r.m != nil {
 				r.m.ready = true
 			}
+		case activities.ObservedSilent:
+			if r.m != nil {
+				r.m.silent(o)
+			}
 		case activities.ObservedJob:
 			if o.Job != nil && o.Job.ID == r.JobID {
 				r.ended = o.Job
+			} else {
+				r.early = o.Job
 			}
 		case activities.ObservedBatch:
 			r.Lane.heard(o.Batch)
@@ -241,6 +247,9 @@ func (j *job) observe(o activities.Observed) {
 			// Shown by the cluster's events; the job goes on.
 		case activities.ObservedLost:
 			r.lost = fmt.Sprintf("node %d %s", o.Rank, o.Message)
+			if !slices.Contains(r.lostRanks, o.Rank) {
+				r.lostRanks = append(r.lostRanks, o.Rank)
+			}
 		default: // nodes changed, or the cluster wants to stop itself
 			r.look = true
 		}

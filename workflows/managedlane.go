@@ -65,7 +65,10 @@ func (j *job) laneUp(ctx workflow.Context, r *taskRun, spec activities.ManagedTa
 		return false
 	}
 	now := workflow.Now(r.m.root)
-	r.Lane.Up, r.look, r.lost, r.ended = true, false, "", nil
+	r.Lane.Up, r.ended = true, nil
+	if (r.look || r.lost != "") && !j.remembers() {
+		r.look, r.lost, r.lostRanks = false, "", nil
+	}
 	r.Row.Status, r.Row.RunningSince, r.Row.Details = api.ManagedRunning, &now, ""
 	j.release(r, store.PhaseRunning)
 	j.show(r, api.EventStatus, "runs elements on %s (%s)", r.Row.Infra, r.St.Name)
@@ -100,10 +103,7 @@ func (j *job) setUp(ctx workflow.Context, r *taskRun, spec activities.ManagedTas
 		if out.Error != nil {
 			return j.laneFailed(r, spec, out.Error, out.Error.Kind == api.ErrAutostopping)
 		}
-		r.JobID, r.ended, r.look, r.lost = out.Job.ID, nil, false, ""
-		if out.Job.Status.Terminal() {
-			r.ended = out.Job
-		}
+		j.submitted(r, out.Job)
 		d := j.watch(ctx, r, spec)
 		switch {
 		case r.halted && d.Move != recovery.Finish:
@@ -273,11 +273,11 @@ func (j *job) settle(ctx workflow.Context, r *taskRun, spec activities.ManagedTa
 
 // lookAtLane asks how the lane's cluster stands. It tells why it must be given up, or nothing.
 func (j *job) lookAtLane(r *taskRun) (lost string) {
-	in := activities.LookInput{Nodes: r.m.nodes(cluster.Op{Auto: true}), Lost: r.lost}
+	in := activities.LookInput{Nodes: r.m.nodes(cluster.Op{Auto: true}), Lost: r.lost, LostRanks: r.lostRanks}
 	for _, b := range r.Lane.Inflight {
 		in.Batches = append(in.Batches, b.Batch)
 	}
-	r.look, r.lost = false, ""
+	r.look, r.lost, r.lostRanks = false, "", nil
 	actx := remote(r.m.root, activities.QueueMain, "see how the cluster stands", time.Minute, time.Hour)
 	var out activities.LookOutput
 	if err := workflow.ExecuteActivity(actx, acts.LookAtLane, in).Get(actx, &out); err != nil {

@@ -33,6 +33,8 @@ type taskRun struct {
 	ended     *api.Job
 	look      bool
 	lost      string
+	lostRanks []int
+	early     *api.Job // it has ended, and its number is not known here yet
 	up        bool     // its nodes are, of a group
 	at        int      // where they are: the group's moves when their launch began
 	alone     *taskRun // the task of the group that could not be launched
@@ -202,7 +204,10 @@ func (j *job) admit(ctx workflow.Context, r *taskRun) bool {
 
 // backOff gives the launching slot back and waits before the next round.
 func (j *job) backOff(ctx workflow.Context, r *taskRun, why *api.Error) {
-	d := recovery.Backoff(j.in.ID, r.Round)
+	d, what := recovery.Backoff(j.in.ID, r.Round), "no room"
+	if r.m.midway {
+		d, what = recovery.Relaunch(j.in.ID, r.Round), "lost on the way"
+	}
 	r.Round++
 	due := workflow.Now(r.m.root).Add(d)
 	if r.Row.Recoveries == 0 {
@@ -210,7 +215,7 @@ func (j *job) backOff(ctx workflow.Context, r *taskRun, why *api.Error) {
 	}
 	r.Row.Details, r.Row.NextRetry = words(why), &due
 	j.release(r, store.PhaseNone)
-	j.show(r, api.EventRetry, "no room: %s; next try at %s", words(why), due.UTC().Format(time.TimeOnly+" MST"))
+	j.show(r, api.EventRetry, "%s: %s; next try at %s", what, words(why), due.UTC().Format(time.TimeOnly+" MST"))
 	r.parked = true
 	_, _ = workflow.AwaitWithTimeout(ctx, d, func() bool { return r.halted || j.astray(r) })
 	r.parked = false
@@ -229,7 +234,7 @@ func (j *job) watch(ctx workflow.Context, r *taskRun, spec activities.ManagedTas
 		if r.halted && r.ended == nil || err != nil {
 			return recovery.Decision{}
 		}
-		in := activities.JudgeInput{Policy: spec.Policy, Restarts: r.Row.Restarts, Ended: r.ended, Lost: r.lost,
+		in := activities.JudgeInput{Policy: spec.Policy, Restarts: r.Row.Restarts, Ended: r.ended, Lost: r.lost, LostRanks: r.lostRanks,
 			Outcome: activities.JobOutcomeInput{Nodes: r.m.nodes(cluster.Op{Auto: true}), JobID: r.JobID}}
 		_ = heard
 		r.look = false
@@ -251,6 +256,9 @@ func (j *job) watch(ctx workflow.Context, r *taskRun, spec activities.ManagedTas
 			}
 		}
 		if out.GoesOn {
+			if r.lost != "" && r.lost == in.Lost && j.remembers() {
+				r.lost, r.lostRanks = "", nil // it answers
+			}
 			continue
 		}
 		if len(out.ExitCodes) > 0 {

@@ -54,7 +54,7 @@ func (e *entity) restart(ctx workflow.Context, op cluster.Op, t activities.TaskS
 	e.ready = false
 	out := e.provision(op, e.event(op, api.EventStep, "start", what, e.st.NumNodes), t, true)
 	if out.Failure == nil && !out.Ready {
-		out = e.awaitReady(ctx, op, t, out)
+		out = e.awaitReady(ctx, op, t, out, true)
 	}
 	if out.Failure != nil || e.cur.cancelled {
 		r.Status, r.InitKind, r.Step, r.Attempt = before.Status, before.InitKind, "", 0

@@ -40,8 +40,8 @@ type BlobsRead struct {
 	Hashes   []string `json:"hashes"`
 }
 
-// Checkpoint takes a picture of a job's folder. Errors: KindNotFound (no such job or folder here), KindConflict (the job has
-// ended, or the folder never was quiet), KindStaleEpoch, KindInvalid.
+// Checkpoint takes a picture of a job's folder. Errors: KindNotFound (no such job or folder here), KindEnded (the job has ended),
+// KindConflict (the folder never was quiet), KindStaleEpoch, KindInvalid.
 func (c *Client) Checkpoint(ctx context.Context, s CheckpointSpec) (CheckpointReply, error) {
 	return call[CheckpointReply](ctx, c, "POST", "/v1/checkpoint", s)
 }

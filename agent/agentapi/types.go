@@ -297,6 +297,7 @@ const (
 	KindStaleEpoch = "stale-epoch"
 	KindDraining   = "draining"
 	KindConflict   = "conflict"
+	KindEnded      = "ended" // what was to be done needs a job that runs
 	KindUnfit      = "unfit" // the job asks for what the cluster has not
 	KindDiskFull   = "disk-full"
 	KindBucket     = "bucket" // an object store refuses, or can't be reached from the node

@@ -142,6 +142,8 @@ type Failure struct {
 	Scope   providers.Scope `json:"scope,omitempty"`
 	Message string          `json:"message"`
 	Hint    string          `json:"hint,omitempty"`
+	// Midway says that there was room, and that nodes which had been accepted went away before they were ready.
+	Midway bool `json:"midway,omitempty"`
 }
 
 // FailureOf records an error of a provider.

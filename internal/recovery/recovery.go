@@ -150,6 +150,15 @@ func Blocks(s Strategy, round int, old Place, all []Place) []optimizer.Block {
 	return out
 }
 
+// Relaunch is how long a launch waits before round n (from 0) that had a place, and lost it before its nodes were ready. There is room,
+// so the first rounds follow soon: after 2, 8 and 32 s; if it goes on like that it waits as one that finds no place.
+func Relaunch(job int64, n int) time.Duration {
+	if n < 3 {
+		return 2 * time.Second << (2 * n)
+	}
+	return Backoff(job, n-3)
+}
+
 // Backoff is how long a launch that found no place waits before round n (from 0): 60 s, growing by 1.6 up to five minutes, spread by up
 // to 40 % either way so that many jobs do not come back at once. The spread follows from the job's number.
 func Backoff(job int64, n int) time.Duration {

@@ -88,6 +88,15 @@ func TestBlocks(t *testing.T) {
 	}
 }
 
+// A launch that lost its nodes is soon tried again, and not for ever so.
+func TestRelaunch(t *testing.T) {
+	for n, want := range []time.Duration{2 * time.Second, 8 * time.Second, 32 * time.Second, Backoff(7, 0), Backoff(7, 1)} {
+		if d := Relaunch(7, n); d != want {
+			t.Errorf("round %d waits %v, want %v", n, d, want)
+		}
+	}
+}
+
 func TestBackoff(t *testing.T) {
 	for job := int64(1); job < 200; job++ {
 		for n := range 10 {

@@ -3,6 +3,7 @@
 package labchaos
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -14,17 +15,28 @@ import (
 // TestLostHost: the host of a managed job falls silent for good. Nothing can confirm that it is gone, so the job goes on
 // elsewhere once it counts as lost. The host was only cut off: when it is back, what it still runs of the job is ended.
 func TestLostHost(t *testing.T) {
+	loseHost(t, "lost", 46004, 1)
+}
+
+// TestLostWorker: it is the host of the second of two nodes; the head answers all the time.
+func TestLostWorker(t *testing.T) {
+	loseHost(t, "worker", 46006, 2)
+}
+
+// loseHost cuts off the host of the last node of a managed job for as long as it takes to be given up.
+func loseHost(t *testing.T, name string, port, nodes int) {
 	if testing.Short() {
 		t.Skip("waits until a host is lost")
 	}
 	t.Parallel()
 	l := hostsOf(t, 8, nil)
-	s := open(t, l, "lost", poolsOf(l, l.Hosts(), false), 46004)
+	s := open(t, l, name, poolsOf(l, l.Hosts(), false), port)
 	f := &fleet{s: s, w: newWorld(t, s, paceOf(false), nil)}
-	x := &training{request: api.NewRequestID(), text: `name: lost
+	x := &training{request: api.NewRequestID(), text: fmt.Sprintf(`name: %s
+num_nodes: %d
 resources: {infra: ssh/lab, cpus: 1, memory: 1}
 run: if [ $SKYPILOT_ATTEMPT = 1 ]; then sleep 1000; fi
-`}
+`, name, nodes)}
 	if !f.submit(x) {
 		return
 	}
@@ -32,7 +44,7 @@ run: if [ $SKYPILOT_ATTEMPT = 1 ]; then sleep 1000; fi
 	s.Eventually("the first attempt runs", func() bool {
 		for _, h := range l.Hosts() {
 			for _, p := range processesOf(t, h) {
-				if p.Env("SKYPILOT_ATTEMPT") == "1" && p.verb() == "" {
+				if p.Env("SKYPILOT_ATTEMPT") == "1" && p.Env("SKYPILOT_NODE_RANK") == fmt.Sprint(nodes-1) && p.verb() == "" {
 					old = h
 				}
 			}

@@ -64,7 +64,11 @@ func TestManagedJobs(t *testing.T) {
 	}
 	wg.Go(func() {
 		defer close(next)
+		// The jobs last as long as the faults: none comes before its share of these.
 		for i := 0; i < count && !t.Failed(); i++ {
+			for int(w.caused.Load())*count < (i-2*inFlight)*kills && !t.Failed() {
+				time.Sleep(100 * time.Millisecond)
+			}
 			next <- i
 		}
 	})

@@ -47,6 +47,7 @@ type world struct {
 	// foreign are nodes of another installation: only a host's own fate is theirs too.
 	foreign map[string]bool
 	lines   atomic.Int64
+	caused  atomic.Int64 // faults so far
 }
 
 func newWorld(t *testing.T, s *site, p pace, rng *rand.Rand) *world {
@@ -96,6 +97,7 @@ func (w *world) cause(n int) {
 			among = all[:1]
 		}
 		w.one(among)
+		w.caused.Add(1)
 	}
 }
 

@@ -305,9 +305,13 @@ func (a *agent) configure(spec agentapi.ClusterSpec) error {
 	spec.Secret = "" // nothing here needs it
 	s.Spec, s.Epoch, s.Drain, s.IdleSince = &spec, spec.Epoch, nil, a.now()
 	a.dirty = true
+	why := "its process has vanished"
+	if spec.Restarted {
+		why = "the cluster was restarted"
+	}
 	for _, j := range s.Jobs {
 		if !j.Row.Status.Terminal() && (spec.Restarted || j.Lost) {
-			a.finish(j, "FAILED", 0, "the cluster was restarted")
+			a.finish(j, "FAILED", 0, why)
 		}
 	}
 	s.Restarted = false
