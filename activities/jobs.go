@@ -28,8 +28,11 @@ const (
 	noCPUs      = -1
 )
 
-// Submit hands a job to the head node's agent. Idempotent: the agent gives one job per key.
+// Submit hands a job to the head node's agent, unless its request was told to have failed. Idempotent: the agent gives one job per key.
 func (a *Activities) Submit(ctx context.Context, in SubmitInput) (SubmitOutput, error) {
+	if e, err := a.toldNo(ctx, in.RequestID); e != nil || err != nil {
+		return SubmitOutput{Error: e}, err
+	}
 	defer beat(ctx)()
 	t, e := ParseTask(in.Task)
 	if e != nil {

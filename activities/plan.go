@@ -22,6 +22,10 @@ import (
 // it mints follows from the request and its round, and a secret too many goes with the cluster's.
 func (a *Activities) Plan(ctx context.Context, in PlanInput) (PlanOutput, error) {
 	out := PlanOutput{Now: time.Now(), Installation: a.Store.Installation(), Blocked: in.Blocked}
+	if e, err := a.toldNo(ctx, in.RequestID); e != nil || err != nil {
+		out.Error = e
+		return out, err
+	}
 	t, e := a.checkTask(in.Body.Task, "", in.Body.FileMounts)
 	if e != nil {
 		out.Error = e

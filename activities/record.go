@@ -240,6 +240,16 @@ func outcomeOf(r api.Request, kind cluster.OpKind) *cluster.Outcome {
 	return o
 }
 
+// toldNo is how a request has ended that was told to be cancelled or to have failed; nil: it was not. Nothing of it begins any
+// more. A workflow whose last step was lost with its server takes that step once more, and may come to another end than it has told.
+func (a *Activities) toldNo(ctx context.Context, key string) (*api.Error, error) {
+	o, err := a.Ended(ctx, key, "")
+	if o == nil || err != nil {
+		return nil, err
+	}
+	return o.Error, nil
+}
+
 func invalid(format string, args ...any) *api.Error {
 	return &api.Error{Kind: api.ErrInvalid, Message: fmt.Sprintf(format, args...)}
 }

@@ -138,9 +138,9 @@ type PlanInput struct {
 	// Recover narrows the places by a recovery strategy.
 	Recover *RecoverHint `json:"recover,omitempty"`
 	// Home is where the other tasks of its group are.
-	Home *HomeHint `json:"home,omitempty"`
-	Mint    bool         `json:"mint,omitempty"`  // mint the hash of a new incarnation
-	Round   int          `json:"round,omitempty"` // of a launch that waited for room
+	Home  *HomeHint `json:"home,omitempty"`
+	Mint  bool      `json:"mint,omitempty"`  // mint the hash of a new incarnation
+	Round int       `json:"round,omitempty"` // of a launch that waited for room
 }
 
 // RecoverHint says where a managed job was lost, and which round of its recovery this is.
