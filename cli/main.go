@@ -42,7 +42,7 @@ func Run(ctx context.Context, s *session.Session) int {
 	if err == nil {
 		return 0
 	}
-	return fail(ctx, s, cmd.CommandPath(), err)
+	return fail(ctx, s, cmd.CommandPath(), s.Explain(ctx, err))
 }
 
 // normalise spells the one flag that looks like several short ones as a long one: -no-d.

@@ -3,6 +3,9 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -183,6 +186,34 @@ func TestNoServer(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	if r := f.sky("", words("api start --host 0.0.0.0"), local); r.code != 1 || !strings.Contains(r.err, "later release") {
+		t.Errorf("%+v", r)
+	}
+	foreign := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(404)
+		io.WriteString(w, `{"detail":"Not Found"}`)
+	}))
+	defer foreign.Close()
+	other := func(s *session.Session) { f.holder.env[session.EnvEndpoint] = foreign.URL }
+	for _, line := range []string{"status", "launch -y true", "api info"} {
+		r := f.sky("", words(line), other)
+		if r.code != 1 || !strings.Contains(r.err, "what answers at "+foreign.URL+" is no Skyloom server") || !strings.Contains(r.err, "unset "+session.EnvEndpoint) {
+			t.Errorf("%s: %+v", line, r)
+		}
+	}
+	if r := f.sky("", words("api login -e "+foreign.URL)); r.code != 1 || !strings.Contains(r.err, "is no Skyloom server") {
+		t.Errorf("%+v", r)
+	}
+	if r := f.sky("", words("down -y nosuch")); r.code != 1 || strings.Contains(r.err, "comes from") { // an error of our own server
+		t.Errorf("%+v", r)
+	}
+	configured := func(s *session.Session) {
+		delete(f.holder.env, session.EnvEndpoint)
+		if err := os.WriteFile(filepath.Join(s.UserHome, ".sky.yaml"), []byte("api_server: {endpoint: '"+foreign.URL+"'}\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r := f.sky("", words("status"), configured); r.code != 1 || !strings.Contains(r.err, "comes from api_server.endpoint") || !strings.Contains(r.err, "sky api logout") {
 		t.Errorf("%+v", r)
 	}
 	bad := func(s *session.Session) { f.holder.env[session.EnvEndpoint] = "sky.test:80" }

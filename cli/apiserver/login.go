@@ -107,10 +107,11 @@ func Login(ctx context.Context, s *session.Session, o *LoginOptions) error {
 	}
 	c := api.NewClient(ep, token, api.WithPatience(2*time.Second))
 	h, err := c.Health(ctx)
-	if err != nil {
+	var answer *api.Error
+	if err != nil && !errors.As(err, &answer) {
 		return fmt.Errorf("no Skyloom server answers at %s: %w", ep, err)
 	}
-	if h.Product != api.Product {
+	if err != nil || h.Product != api.Product {
 		return fmt.Errorf("what answers at %s is no Skyloom server\nIs it another product's? The address is not stored.", ep)
 	}
 	if h.APIVersion < api.MinVersion {

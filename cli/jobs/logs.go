@@ -257,11 +257,11 @@ func waits(s *session.Session, id int64, task string) func(context.Context, *api
 		if len(rows) > 1 {
 			text = fmt.Sprintf("Managed job %d, task %d (%s) is %s", id, row.TaskID, row.TaskName, status)
 		}
+		if row.NextRetry != nil {
+			text += ", next try at " + row.NextRetry.Local().Format("15:04:05")
+		}
 		if why := strings.TrimSpace(row.Details); why != "" {
 			text += ": " + strings.ReplaceAll(why, "\n", " ")
-		}
-		if row.NextRetry != nil {
-			text += "; next try at " + row.NextRetry.Local().Format("15:04:05")
 		}
 		return text, nil
 	}

@@ -71,6 +71,10 @@ type Session struct {
 	cfg     Config
 	cfgErr  error
 	client  *api.Client
+
+	notifyMu   sync.Mutex
+	notified   string
+	notifiedAt time.Time
 }
 
 // System makes the session of this process.
@@ -123,16 +127,26 @@ func (s *Session) configString(path string) (string, error) {
 
 // Endpoint is the address of the server the user chose, or "" for the local one.
 func (s *Session) Endpoint() (string, error) {
-	ep := s.Env(EnvEndpoint)
-	from := EnvEndpoint
+	ep, _, err := s.endpoint()
+	return ep, err
+}
+
+// endpoint is Endpoint and where it comes from.
+func (s *Session) endpoint() (ep, from string, err error) {
+	ep, from = s.Env(EnvEndpoint), EnvEndpoint
 	if ep == "" {
-		var err error
 		if ep, err = s.configString("api_server.endpoint"); err != nil || ep == "" {
-			return "", err
+			return "", "", err
 		}
-		from = "api_server.endpoint"
+		from = "api_server.endpoint in the configuration"
+		if env, err := s.ConfigEnv(); err == nil {
+			if path, exists := env.UserFile(); exists {
+				from = "api_server.endpoint in the configuration, such as " + path
+			}
+		}
 	}
-	return CheckEndpoint(ep, from)
+	ep, err = CheckEndpoint(ep, from)
+	return ep, from, err
 }
 
 // CheckEndpoint judges a server's address.
@@ -188,10 +202,24 @@ func loopback(host string) bool {
 	return ip != nil && ip.IsLoopback()
 }
 
+// notifyAgain is how long the same notice of a connection is not repeated: a command may have several.
+const notifyAgain = 10 * time.Second
+
+// notify says something about the connection to the server.
+func (s *Session) notify(text string) {
+	s.notifyMu.Lock()
+	defer s.notifyMu.Unlock()
+	if text == s.notified && time.Since(s.notifiedAt) < notifyAgain {
+		return
+	}
+	s.notified, s.notifiedAt = text, time.Now()
+	s.IO.Notef("%s", text)
+}
+
 func (s *Session) options() []api.Option {
 	return append([]api.Option{
 		api.WithUserAgent("sky/" + version.Version),
-		api.WithNotify(func(m string) { s.IO.Notef("%s", m) }),
+		api.WithNotify(s.notify),
 	}, s.ClientOptions...)
 }
 
