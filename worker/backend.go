@@ -238,6 +238,20 @@ func (b *backend) Optimize(ctx context.Context, in api.OptimizeBody) (api.Plan, 
 
 // GPUs lists accelerators that can be rented, and what is free on infra with fixed machines.
 func (b *backend) GPUs(ctx context.Context, f httpapi.GPUFilter) (api.GPUList, error) {
+	infra, err := parseInfra(f.Infra)
+	if err != nil {
+		return api.GPUList{}, err
+	}
+	if infra = infra.Concrete(); infra.Cloud != "" {
+		if _, err := b.acts.Providers.Get(infra.Cloud); err != nil {
+			e := &api.Error{Kind: api.ErrInvalid, Message: err.Error()}
+			var pe *providers.Error
+			if errors.As(err, &pe) {
+				e.Hint = pe.Hint
+			}
+			return api.GPUList{}, e
+		}
+	}
 	_, offers, err := b.acts.Offers(ctx)
 	if err != nil {
 		return api.GPUList{}, err
@@ -255,10 +269,6 @@ func (b *backend) GPUs(ctx context.Context, f httpapi.GPUFilter) (api.GPUList, e
 			}
 			pools = append(pools, got...)
 		}
-	}
-	infra, err := parseInfra(f.Infra)
-	if err != nil {
-		return api.GPUList{}, err
 	}
 	region := f.Region
 	if region == "" {

@@ -172,11 +172,16 @@ func printOverview(io *console.Console, out io.Writer, o *GPUsOptions, list *api
 			gpus = append(gpus, n)
 		}
 	}
+	gap := len(list.Pools) > 0
 	section := func(title string, names []string) error {
 		if len(names) == 0 {
 			return nil
 		}
-		fmt.Fprintf(out, "\n%s\n", io.OutStyle(session.Bold, title))
+		if gap {
+			fmt.Fprintln(out)
+		}
+		gap = true
+		fmt.Fprintf(out, "%s\n", io.OutStyle(session.Bold, title))
 		t := table.New("GPU", "AVAILABLE_QUANTITIES")
 		for _, n := range names {
 			t.Row(n, quantities(counts(list.Offers[n])))

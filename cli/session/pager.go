@@ -1,10 +1,12 @@
 package session
 
 import (
+	"errors"
 	"io"
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 )
@@ -43,8 +45,19 @@ func (s *Session) Pager(want bool) (w io.Writer, done func()) {
 	if err != nil || cmd.Start() != nil {
 		return s.IO.Out, func() {}
 	}
-	return in, func() {
+	return untilClosed{in}, func() {
 		in.Close()
 		_ = cmd.Wait()
 	}
+}
+
+// untilClosed takes what is written after a person has left the pager as read.
+type untilClosed struct{ io.Writer }
+
+func (w untilClosed) Write(p []byte) (int, error) {
+	n, err := w.Writer.Write(p)
+	if errors.Is(err, syscall.EPIPE) {
+		return len(p), nil
+	}
+	return n, err
 }
