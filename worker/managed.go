@@ -15,8 +15,14 @@ import (
 	"github.com/skyloom/skyloom/activities"
 	"github.com/skyloom/skyloom/api"
 	"github.com/skyloom/skyloom/internal/config"
+	"github.com/skyloom/skyloom/internal/failpoint"
 	"github.com/skyloom/skyloom/internal/store"
 	"github.com/skyloom/skyloom/workflows"
+)
+
+var (
+	fpJobsBefore = failpoint.Register("jobs.before-start-workflows")
+	fpJobsAfter  = failpoint.Register("jobs.after-start-workflows")
 )
 
 // submitJobs starts a workflow per job. Idempotent: the numbers follow from the request's id, and the engine refuses a second
@@ -48,6 +54,9 @@ func (b *backend) submitJobs(ctx context.Context, body api.JobsLaunchBody, again
 	if err != nil {
 		return api.Ref{}, err
 	}
+	if err := failpoint.Hit(fpJobsBefore); err != nil {
+		return api.Ref{}, err
+	}
 	err = b.each(len(ids), func(rank int) error {
 		id := ids[rank]
 		in := workflows.ManagedInput{ID: id, Rank: rank, NumJobs: n, Body: body}
@@ -66,6 +75,9 @@ func (b *backend) submitJobs(ctx context.Context, body api.JobsLaunchBody, again
 	})
 	if err != nil {
 		return api.Ref{}, &api.Error{Kind: api.ErrUnavailable, Message: "the workflow engine did not take the job: " + err.Error(), Hint: "send it again: the request id makes that safe"}
+	}
+	if err := failpoint.Hit(fpJobsAfter); err != nil {
+		return api.Ref{}, err
 	}
 	// Whoever is told the numbers finds the jobs, though a workflow may not have written its rows yet: these stand below them.
 	res := activities.EncodeResult(api.JobsLaunchResult{RequestID: body.RequestID, JobIDs: ids})

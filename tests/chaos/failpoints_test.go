@@ -90,7 +90,7 @@ func TestFailpoints(t *testing.T) {
 	todo := visits(seeded(t), thorough())
 	for _, name := range names {
 		_, excused := unreachable[name]
-		if reached := slices.Contains(slices.Concat(savePoints, bucketPoints, batchPoints), name) || slices.ContainsFunc(todo, func(v visit) bool { return v.point == name }); reached == excused {
+		if reached := slices.Contains(slices.Concat(savePoints, bucketPoints, batchPoints, managedPoints), name) || slices.ContainsFunc(todo, func(v visit) bool { return v.point == name }); reached == excused {
 			t.Errorf("point %s: visited is %v, unreachable is %v", name, reached, excused)
 		}
 	}
