@@ -330,6 +330,17 @@ func TestCompletion(t *testing.T) {
 	if r := f.sky("", []string{"__complete", "api", "cancel", "1"}); !strings.HasPrefix(r.out, "1-one\n") || !f.called("GET completion/api_request?incomplete=1") {
 		t.Errorf("%+v", r)
 	}
+	for line, want := range map[string]string{
+		"autostop --wait-for":      "jobs_and_ssh\njobs\nnone\n:4\n",
+		"launch --disk-tier":       "low\nmedium\nhigh\nultra\nbest\nnone\n:4\n",
+		"status -o":                "table\njson\n:4\n",
+		"jobs launch --workdir":    ":0\n", // a folder
+		"jobs launch --local-disk": ":0\n",
+	} {
+		if r := f.sky("", append(append([]string{"__complete"}, words(line)...), "")); r.out != want {
+			t.Errorf("%s: %q, want %q", line, r.out, want)
+		}
+	}
 	f.Close()
 	if r := f.sky("", []string{"__complete", "stop", "de"}); strings.Contains(r.out, "one") || r.code != 0 {
 		t.Errorf("without a server: %+v", r)

@@ -3,8 +3,10 @@ package cli
 import (
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/skyloom/skyloom/cli/apiserver"
 	"github.com/skyloom/skyloom/cli/cluster"
@@ -113,9 +115,13 @@ func NewRoot(s *session.Session) *cobra.Command {
 	for _, c := range root.Commands() {
 		c.SuggestFor = otherWords[c.Name()]
 	}
+	completing := len(s.Args) > 0 && strings.HasPrefix(s.Args[0], cobra.ShellCompRequestCmd)
 	eachCommand(root, func(c *cobra.Command) {
 		if c.Runnable() && !c.HasSubCommands() && !withoutConfig[c.Name()] {
 			flags.Config(c.Flags(), &s.ConfigFlags)
+		}
+		if completing {
+			completeChoices(c)
 		}
 		c.Flags().SortFlags = false
 		c.DisableFlagsInUseLine = true
@@ -130,6 +136,16 @@ func NewRoot(s *session.Session) *cobra.Command {
 
 // withoutConfig are the commands that no configuration changes, or that change it themselves.
 var withoutConfig = map[string]bool{"version": true, "completion": true, "docs-gen": true, "ssh-proxy": true, "login": true, "logout": true}
+
+// completeChoices completes the values of flags that take one of some words, which their help names: a|b|c.
+func completeChoices(c *cobra.Command) {
+	c.Flags().VisitAll(func(f *pflag.Flag) {
+		words, _ := pflag.UnquoteUsage(f)
+		if strings.Contains(words, "|") && !strings.ContainsAny(words, "[]:,") {
+			_ = c.RegisterFlagCompletionFunc(f.Name, cobra.FixedCompletions(strings.Split(words, "|"), cobra.ShellCompDirectiveNoFileComp))
+		}
+	})
+}
 
 func eachCommand(c *cobra.Command, f func(*cobra.Command)) {
 	f(c)
