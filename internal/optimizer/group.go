@@ -39,8 +39,8 @@ type Common struct {
 func CommonPlaces(members []Member) []Common {
 	type at struct {
 		place Place
-		sum int64 // millionths of a dollar
-		of  int   // members that have a choice there
+		sum   int64 // millionths of a dollar
+		of    int   // members that have a choice there
 	}
 	sums := map[Place]*at{}
 	for i, m := range members {
