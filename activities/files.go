@@ -102,10 +102,14 @@ func (s *syncing) tree(ctx context.Context, f api.FileMount) ([]agentapi.FileRes
 	encoded, err := s.a.Artifacts.ManifestBytes(f.Manifest)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, &api.Error{Kind: api.ErrNotFound, Message: fmt.Sprintf("the content of %s is no longer kept", f.Dst), Hint: "launch again: it is uploaded anew"}
-	} else if err != nil {
-		return nil, err
 	}
-	m, err := filesync.Decode(bytes.NewReader(encoded), filesync.Limits{})
+	var m *filesync.Manifest
+	if err == nil {
+		m, err = filesync.Decode(bytes.NewReader(encoded), filesync.Limits{})
+	}
+	if errors.Is(err, filesync.ErrInvalid) { // it will not be any better later
+		return nil, &api.Error{Kind: api.ErrInvalid, Message: fmt.Sprintf("the list of files of %s can't be read: %v", f.Dst, err), Hint: "launch again: it is uploaded anew"}
+	}
 	if err != nil {
 		return nil, err
 	}

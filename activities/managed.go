@@ -46,6 +46,38 @@ type ManagedTaskSpec struct {
 	Checkpoint    *CheckpointRule `json:"checkpoint,omitempty"`
 	Array         *ArrayRule      `json:"array,omitempty"`
 	HasSetup      bool            `json:"has_setup,omitempty"` // of an array
+	// Secrets are those that the task is given, where several tasks share what was given; nil: all.
+	Secrets []string `json:"secrets"`
+}
+
+// SecretRefs are those of refs that the task is given.
+func (t ManagedTaskSpec) SecretRefs(refs map[string]string) map[string]string {
+	if t.Secrets == nil {
+		return refs
+	}
+	own := map[string]string{}
+	for _, name := range t.Secrets {
+		if ref, ok := refs[name]; ok {
+			own[name] = ref
+		}
+	}
+	return own
+}
+
+// secretsOf names, of what was given to several tasks, what one of them declares or none does.
+func secretsOf(t *task.Task, all []*task.Task, refs map[string]string) []string {
+	if len(all) < 2 {
+		return nil
+	}
+	out := []string{}
+	for _, name := range sortedKeys(refs) {
+		_, own := t.Secrets[name]
+		declared := slices.ContainsFunc(all, func(t *task.Task) bool { _, ok := t.Secrets[name]; return ok })
+		if own || !declared {
+			out = append(out, name)
+		}
+	}
+	return out
 }
 
 // MaxNumJobs bounds the jobs of one submission.
@@ -74,6 +106,14 @@ func (a *Activities) ParseManaged(ctx context.Context, body api.JobsLaunchBody) 
 			return ManagedSpec{Error: invalid("name: %v", err)}, nil
 		}
 	}
+	for i, files := range body.FileMounts {
+		if i < 0 || i >= len(f.Tasks) {
+			return ManagedSpec{Error: invalid("files: there is no task %d; the file holds %d", i, len(f.Tasks))}, nil
+		}
+		if e, err := a.checkFiles(files); e != nil || err != nil {
+			return ManagedSpec{Error: e}, err
+		}
+	}
 	s := ManagedSpec{Kind: f.Kind, Name: f.Name, Primary: f.PrimaryTasks, Delay: f.TerminationDelay}
 	for i, t := range f.Tasks {
 		if _, err := task.CheckSupported(t, task.VerbJobsLaunch, Features); err != nil {
@@ -84,6 +124,10 @@ func (a *Activities) ParseManaged(ctx context.Context, body api.JobsLaunchBody) 
 		}
 		spec := ManagedTaskSpec{Name: t.Name, Text: string(t.Render(task.SecretsReferenced)), Redacted: string(t.Render(task.SecretsRedacted)), NumNodes: max(t.NumNodes, 1),
 			HasRun: strings.TrimSpace(t.Run) != "", Policy: recovery.Policy{Strategy: recovery.EagerNextRegion}}
+		if e := checkSecrets(t, body.SecretRefs); e != nil {
+			return ManagedSpec{Error: e}, nil
+		}
+		spec.Secrets = secretsOf(t, f.Tasks, body.SecretRefs)
 		rule, e := a.checkpointRule(t)
 		if e != nil {
 			return ManagedSpec{Error: e}, nil

@@ -1,10 +1,13 @@
 package activities
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 
 	"github.com/skyloom/skyloom/api"
+	"github.com/skyloom/skyloom/internal/artifact"
+	"github.com/skyloom/skyloom/internal/filesync"
 )
 
 // TestManagedNames holds where the names of a job and of its tasks come from, and what is no name.
@@ -67,6 +70,68 @@ func TestManagedTaskThatAsksForWhatComesLater(t *testing.T) {
 		s, err := a.ParseManaged(t.Context(), api.JobsLaunchBody{Task: text})
 		if err != nil || s.Error == nil || !strings.Contains(s.Error.Message, want) {
 			t.Errorf("%s: %v %v", text, s.Error, err)
+		}
+	}
+}
+
+// TestFilesThatAreNotKept: a submission that names content which was never uploaded makes nothing, and keeps nothing waiting.
+func TestFilesThatAreNotKept(t *testing.T) {
+	s, err := artifact.Open(t.TempDir(), artifact.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	id, missing, err := s.PutManifest(t.Context(), &filesync.Manifest{})
+	if err != nil || len(missing) > 0 {
+		t.Fatal(missing, err)
+	}
+	a := &Activities{Artifacts: s}
+	for _, c := range []struct{ dst, manifest, want string }{
+		{"~/x", id, ""}, {"~/x", "../../x", "no manifest's id"}, {"~/x", "", "no manifest's id"}, {"~/x", strings.Repeat("0", 64), "is not kept here"}, {"", id, "is no destination"}, {"a\x00", id, "is no destination"},
+	} {
+		files := []api.FileMount{{Dst: c.dst, Manifest: c.manifest}}
+		e, err := a.checkFiles(files)
+		if err != nil || (e == nil) != (c.want == "") || e != nil && !strings.Contains(e.Message, c.want) {
+			t.Errorf("%q %.10q: %v %v", c.dst, c.manifest, e, err)
+		}
+		spec, err := a.ParseManaged(t.Context(), api.JobsLaunchBody{Task: "run: x", FileMounts: map[int][]api.FileMount{0: files}})
+		if err != nil || (spec.Error == nil) != (c.want == "") {
+			t.Errorf("%q %.10q: %v %v", c.dst, c.manifest, spec.Error, err)
+		}
+	}
+	spec, err := a.ParseManaged(t.Context(), api.JobsLaunchBody{Task: "run: x", FileMounts: map[int][]api.FileMount{1: {{Dst: "~/x", Manifest: id}}}})
+	if err != nil || spec.Error == nil || !strings.Contains(spec.Error.Message, "there is no task 1") {
+		t.Errorf("%v %v", spec.Error, err)
+	}
+}
+
+// TestManagedSecrets: each task of a file is given its own secrets, and one without a value makes nothing.
+func TestManagedSecrets(t *testing.T) {
+	a := &Activities{}
+	refs := map[string]string{"A": "secret://a", "B": "secret://b", "C": "secret://c"}
+	spec, err := a.ParseManaged(t.Context(), api.JobsLaunchBody{Task: "secrets: {A: null}\nrun: x\n---\nsecrets: {A: null, B: null}\nrun: y\n---\nrun: z\n", SecretRefs: refs})
+	if err != nil || spec.Error != nil {
+		t.Fatal(spec.Error, err)
+	}
+	raw, err := json.Marshal(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec = ManagedSpec{}
+	if err := json.Unmarshal(raw, &spec); err != nil { // as it comes out of a history
+		t.Fatal(err)
+	}
+	for i, want := range []string{"A C", "A B C", "C"} {
+		if got := strings.Join(sortedKeys(spec.Tasks[i].SecretRefs(refs)), " "); got != want {
+			t.Errorf("task %d is given %s, want %s", i, got, want)
+		}
+	}
+	if spec, _ = a.ParseManaged(t.Context(), api.JobsLaunchBody{Task: "run: x", SecretRefs: refs}); len(spec.Tasks[0].SecretRefs(refs)) != 3 {
+		t.Errorf("%+v", spec.Tasks)
+	}
+	for _, b := range []api.JobsLaunchBody{{Task: "secrets: {A: null, D: null}\nrun: x", SecretRefs: refs}, {Task: "run: x", SecretRefs: map[string]string{"1=": "secret://a"}}} {
+		if spec, err := a.ParseManaged(t.Context(), b); err != nil || spec.Error == nil || spec.Error.Kind != api.ErrInvalid || !strings.HasPrefix(spec.Error.Message, "secrets") {
+			t.Errorf("%+v %v", spec.Error, err)
 		}
 	}
 }

@@ -136,6 +136,9 @@ func (a *Activities) PlanDry(ctx context.Context, in DeliverInput, body api.Laun
 	if _, e := a.checkTask(body.Task, task.VerbLaunch, body.FileMounts); e != nil {
 		return PlanOutput{Error: e}, nil
 	}
+	if e, err := a.checkFiles(body.FileMounts); e != nil || err != nil {
+		return PlanOutput{Error: e}, err
+	}
 	return a.Plan(ctx, PlanInput{RequestID: in.Op.Key, Body: body, CheckHash: true})
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	enumspb "go.temporal.io/api/enums/v1"
@@ -15,6 +16,7 @@ import (
 	"github.com/skyloom/skyloom/api"
 	"github.com/skyloom/skyloom/internal/cluster"
 	"github.com/skyloom/skyloom/internal/failpoint"
+	"github.com/skyloom/skyloom/internal/filesync"
 	"github.com/skyloom/skyloom/internal/store"
 	"github.com/skyloom/skyloom/task"
 	"github.com/skyloom/skyloom/worker/engine"
@@ -56,19 +58,33 @@ func (a *Activities) Deliver(ctx context.Context, in DeliverInput) (DeliverOutpu
 		if name == "" {
 			name = DefaultClusterName(in.Op.Key, in.Op.User)
 		}
-		if _, e := a.checkTask(body.Task, task.VerbLaunch, body.FileMounts); e != nil {
+		t, e := a.checkTask(body.Task, task.VerbLaunch, body.FileMounts)
+		if e == nil {
+			e = checkSecrets(t, body.SecretRefs)
+		}
+		if e != nil {
 			return DeliverOutput{Error: e}, nil
 		}
 		if e := unsupported(body); e != nil {
 			return DeliverOutput{Error: e}, nil
+		}
+		if e, err := a.checkFiles(body.FileMounts); e != nil || err != nil {
+			return DeliverOutput{Error: e}, err
 		}
 	case cluster.OpExec:
 		var body api.ExecBody
 		if err := json.Unmarshal(in.Op.Body, &body); err != nil {
 			return DeliverOutput{Error: invalid("exec: %v", err)}, nil
 		}
-		if _, e := a.checkTask(body.Task, task.VerbExec, body.FileMounts); e != nil {
+		t, e := a.checkTask(body.Task, task.VerbExec, body.FileMounts)
+		if e == nil {
+			e = checkSecrets(t, body.SecretRefs)
+		}
+		if e != nil {
 			return DeliverOutput{Error: e}, nil
+		}
+		if e, err := a.checkFiles(body.FileMounts); e != nil || err != nil {
+			return DeliverOutput{Error: e}, err
 		}
 	}
 	if err := task.ValidateClusterName(name); err != nil {
@@ -311,6 +327,38 @@ func (a *Activities) checkTask(text, verb string, files []api.FileMount) (*task.
 		}
 	}
 	return t, nil
+}
+
+// checkSecrets refuses secrets that have no value, before anything is created.
+func checkSecrets(t *task.Task, refs map[string]string) *api.Error {
+	for _, name := range sortedKeys(refs) {
+		if err := task.ValidateEnvName(name); err != nil {
+			return invalid("secrets: %v", err)
+		}
+	}
+	if missing := t.UnresolvedSecrets(refs); len(missing) > 0 {
+		return &api.Error{Kind: api.ErrInvalid, Message: "secrets without a value: " + strings.Join(missing, ", "), Hint: "give each with --secret NAME=VALUE"}
+	}
+	return nil
+}
+
+// checkFiles refuses content that is not kept here, before anything is created.
+func (a *Activities) checkFiles(files []api.FileMount) (*api.Error, error) {
+	for _, f := range files {
+		if f.Dst == "" || strings.Contains(f.Dst, "\x00") {
+			return invalid("files: %q is no destination", f.Dst), nil
+		}
+		kept, err := a.Artifacts.HasManifest(f.Manifest)
+		switch {
+		case errors.Is(err, filesync.ErrInvalid):
+			return invalid("files: %s: %.80q is no manifest's id", f.Dst, f.Manifest), nil
+		case err != nil:
+			return nil, fmt.Errorf("the content of %s can't be looked up: %w", f.Dst, err)
+		case !kept:
+			return &api.Error{Kind: api.ErrNotFound, Message: fmt.Sprintf("the content of %s is not kept here", f.Dst), Hint: "upload it first, as `sky launch` does"}, nil
+		}
+	}
+	return nil, nil
 }
 
 // WorkdirDst is where the workdir goes on every node.

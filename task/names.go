@@ -26,6 +26,14 @@ func ValidateName(name string) error {
 	return nil
 }
 
+// ValidateEnvName checks the name of an environment variable.
+func ValidateEnvName(name string) error {
+	if msg := checkEnv(name, ""); msg != "" {
+		return fmt.Errorf("%s", msg)
+	}
+	return nil
+}
+
 func badName(name string) string {
 	if len(name) > MaxTaskName {
 		return fmt.Sprintf("the name %q has more than %d characters", clip(name), MaxTaskName)

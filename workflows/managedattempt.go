@@ -88,7 +88,7 @@ func (j *job) submit(ctx workflow.Context, r *taskRun, spec activities.ManagedTa
 	now := workflow.Now(r.m.root)
 	r.TaskID = j.taskID(r.Index)
 	in := activities.SubmitInput{RequestID: fmt.Sprintf("managed/%d/%d/%d", j.in.ID, r.Index, r.Row.Attempt), Ref: r.St.Ref, Provider: r.St.Provider, Nodes: r.St.Nodes, NumNodes: r.St.NumNodes,
-		Have: r.St.Have, Epoch: r.St.Epoch, Task: spec.Text, SecretRefs: j.in.Body.SecretRefs, Setup: true, User: j.in.Body.User, UserHash: j.in.Body.UserHash, GitCommit: j.in.Body.GitCommit,
+		Have: r.St.Have, Epoch: r.St.Epoch, Task: spec.Text, SecretRefs: spec.SecretRefs(j.in.Body.SecretRefs), Setup: true, User: j.in.Body.User, UserHash: j.in.Body.UserHash, GitCommit: j.in.Body.GitCommit,
 		TaskID: r.TaskID, Envs: j.envs(r, spec)}
 	var out activities.SubmitOutput
 	if err := workflow.ExecuteLocalActivity(brief(r.m.root, "submit the job"), acts.Submit, in).Get(r.m.root, &out); err != nil {

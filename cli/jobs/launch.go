@@ -212,7 +212,11 @@ func confirm(ctx context.Context, s *session.Session, c *api.Client, o *LaunchOp
 			return err
 		}
 		if len(f.Tasks) > 1 {
-			s.IO.Notef("%s", s.IO.ErrStyle(session.Bold, fmt.Sprintf("Task %d (%s)", i, t.Name)))
+			title := fmt.Sprintf("Task %d", i)
+			if t.Name != "" {
+				title += " (" + t.Name + ")"
+			}
+			s.IO.Notef("%s", s.IO.ErrStyle(session.Bold, title))
 		}
 		p.Notes = slices.DeleteFunc(p.Notes, func(n string) bool { // what holds for all tasks is said once
 			before := said[n]

@@ -541,6 +541,18 @@ func (s *Store) ManifestBytes(id string) ([]byte, error) {
 	return data, err
 }
 
+// HasManifest tells whether a manifest is kept; what is no id of one is an ErrInvalid.
+func (s *Store) HasManifest(id string) (bool, error) {
+	if !filesync.IsHash(id) {
+		return false, fmt.Errorf("%w: %.80q is not a manifest's id", filesync.ErrInvalid, id)
+	}
+	_, err := os.Stat(s.manifestPath(id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // Manifest reads a manifest back. The error for one it lacks is fs.ErrNotExist.
 func (s *Store) Manifest(id string) (*filesync.Manifest, error) {
 	data, err := s.ManifestBytes(id)
