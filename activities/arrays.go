@@ -162,7 +162,7 @@ type SettleOutput struct {
 func (a *Activities) Settle(ctx context.Context, in SettleInput) (SettleOutput, error) {
 	defer beat(ctx)()
 	if in.Lost != "" {
-		if err := a.closeBatchLogs(in, in.Lost); err != nil {
+		if err := a.closeBatchLogs(in); err != nil {
 			a.Log.Warn("logs of a lost batch were not closed", "job", in.Job, "batch", in.Batch, "error", err)
 		}
 		return a.settle(ctx, in, nil, in.Lost)

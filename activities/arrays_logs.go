@@ -82,10 +82,15 @@ func (a *Activities) keepBatchLogs(ctx context.Context, in SettleInput, st agent
 }
 
 // closeBatchLogs leaves the logs of a batch as they are: its cluster is gone.
-func (a *Activities) closeBatchLogs(in SettleInput, why string) error {
+func (a *Activities) closeBatchLogs(in SettleInput) error {
+	dir := BatchLogs(a.Home, in.Job)
+	ids, err := batchlog.Growing(dir, in.Batch)
+	if err != nil {
+		return err
+	}
 	var errs []error
-	for _, n := range in.Nodes.Nodes {
-		errs = append(errs, batchlog.NewWriter(BatchLogs(a.Home, in.Job), batchlog.ID{Batch: in.Batch, Rank: n.Rank}).Finish(why))
+	for _, id := range append(ids, batchlog.ID{Batch: in.Batch}) { // that of the head also if nothing was printed
+		errs = append(errs, batchlog.NewWriter(dir, id).Finish(in.Lost))
 	}
 	return errors.Join(errs...)
 }

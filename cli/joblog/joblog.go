@@ -27,9 +27,7 @@ type Printer struct {
 	// Of a managed job with several tasks: their names, and how many nodes the one has that was begun last.
 	tasks map[int]string
 	ranks map[string]*rank
-	// element is the element of an array that is shown, where one comes after the other.
-	element int
-	open    *rank // whose half line stands at the end of the output
+	open  *rank // whose half line stands at the end of the output
 }
 
 // rank is the state of one rank and phase.
@@ -69,13 +67,12 @@ func (p *Printer) Write(c api.LogChunk) error {
 	}
 	key := fmt.Sprintf("%d.%d/%d/%s/%d", c.Task, c.Attempt, c.Rank, c.Phase, c.PID)
 	if c.Element != nil {
-		if c.Batch == 0 && p.element != *c.Element {
+		key = fmt.Sprintf("element %d %s", *c.Element, key)
+		if c.Batch == 0 && p.ranks[key] == nil { // one comes after the other
 			if err := p.end(batch); err != nil {
 				return err
 			}
-			p.element = *c.Element
 		}
-		key = fmt.Sprintf("element %d %s", *c.Element, key)
 	}
 	r := p.ranks[key]
 	if r == nil {
@@ -99,7 +96,7 @@ func (p *Printer) Write(c api.LogChunk) error {
 	return err
 }
 
-// end shows what was held back of the elements of a batch, or of the element before: nothing more comes of them.
+// end shows what was held back of the elements of a batch, or, where there is none, of the element before: nothing more comes of them.
 func (p *Printer) end(batch [2]int64) error {
 	for key, r := range p.ranks {
 		if r.batch != batch || !strings.HasPrefix(key, "element ") {

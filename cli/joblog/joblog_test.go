@@ -107,3 +107,36 @@ func TestChunkingChangesNothing(t *testing.T) {
 		}
 	}
 }
+
+// Elements of an array have prefixes of their own and don't mix within a line; what was held back of one is shown when it is over.
+func TestElements(t *testing.T) {
+	piece := func(batch int64, element, attempt int, data string) api.LogChunk {
+		return api.LogChunk{LogFrame: api.LogFrame{Element: &element, Attempt: attempt, Batch: batch, Phase: "run"}, Data: []byte(data)}
+	}
+	done := func(batch int64) api.LogChunk {
+		return api.LogChunk{LogFrame: api.LogFrame{Batch: batch, BatchDone: true}}
+	}
+	for name, c := range map[string]struct {
+		chunks []api.LogChunk
+		want   string
+	}{
+		"by element": {[]api.LogChunk{piece(0, 3, 1, "a\nopen"), piece(0, 3, 2, "b\n"), piece(0, 17, 1, "c\n")},
+			"(train 3) a\n(train 3) open\n(train 3, attempt 2) b\n(train 17) c\n"},
+		"as it comes": {[]api.LogChunk{piece(1, 3, 1, "a\nha"), piece(2, 4, 1, "b\n"), piece(1, 3, 1, "lf\n"), piece(1, 3, 1, "open"), piece(2, 4, 1, "half"), done(1), piece(2, 4, 1, " line\n"), done(2)},
+			"(train 3) a\n(train 4) b\n(train 3) half\n(train 3) open\n(train 4) half line\n"},
+	} {
+		var b strings.Builder
+		p := New(&b, nil)
+		for _, ch := range append([]api.LogChunk{head(0)}, c.chunks...) {
+			if err := p.Write(ch); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := p.Close(); err != nil || b.String() != c.want {
+			t.Errorf("%s: got\n%s\nwant\n%s", name, b.String(), c.want)
+		}
+		if len(p.ranks) > 1 {
+			t.Errorf("%s: %d are remembered", name, len(p.ranks))
+		}
+	}
+}

@@ -42,7 +42,7 @@ func texts(t *testing.T, dir string, id ID) (out map[int]string, whole bool) {
 		if last, err := io.ReadAll(s); err != nil || string(last) != out[e][len(out[e])-1:] {
 			t.Errorf("the last byte of %q is %q, %v", out[e], last, err)
 		}
-		s.Close()
+		f.Close()
 	}
 	return out, whole
 }
@@ -98,6 +98,9 @@ func TestWriter(t *testing.T) {
 	if err := NewWriter(dir, id).Append([]Output{out(3, 5, "f")}, strings.NewReader("f")); err != nil {
 		t.Fatal(err)
 	}
+	if ids, err := Growing(dir, 7); err != nil || len(ids) != 1 || ids[0] != id {
+		t.Errorf("%v %v", ids, err)
+	}
 	if err := w.Finish("lost"); err != nil {
 		t.Fatal(err)
 	}
@@ -114,6 +117,9 @@ func TestWriter(t *testing.T) {
 	pieces, _, _, err := Pieces(dir, id, 0)
 	if last := pieces[len(pieces)-1]; err != nil || last.Cut != "lost" {
 		t.Errorf("%+v %v", last, err)
+	}
+	if ids, err := Growing(dir, 7); err != nil || len(ids) != 0 {
+		t.Errorf("%v %v", ids, err)
 	}
 	// One that nothing was printed of is whole too.
 	if err := NewWriter(dir, ID{Batch: 2}).Finish(""); err != nil {

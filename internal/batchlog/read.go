@@ -86,6 +86,17 @@ func List(dir string) ([]Listed, error) {
 	return out, nil
 }
 
+// Growing gives the logs of a batch that are not whole.
+func Growing(dir string, batch int64) (out []ID, err error) {
+	list, err := List(dir)
+	for _, l := range list {
+		if l.Batch == batch && !l.Whole {
+			out = append(out, l.ID)
+		}
+	}
+	return out, err
+}
+
 // IsWhole says that a log grows no more.
 func IsWhole(dir string, id ID) bool {
 	_, err := os.Stat(id.whole(dir))
@@ -141,9 +152,9 @@ func readPieces(f io.ReadSeeker, from int64) (pieces []Piece, next int64, err er
 	}
 }
 
-// Sections gives a file's pieces as one stream. Close closes the file.
-func Sections(f *os.File, pieces []Piece) io.ReadSeekCloser {
-	s := &sections{file: f, pieces: pieces}
+// Sections gives the pieces of a log's bytes as one stream.
+func Sections(log io.ReaderAt, pieces []Piece) io.ReadSeeker {
+	s := &sections{log: log, pieces: pieces}
 	for _, p := range pieces {
 		s.size += p.Len
 	}
@@ -151,7 +162,7 @@ func Sections(f *os.File, pieces []Piece) io.ReadSeekCloser {
 }
 
 type sections struct {
-	file     *os.File
+	log      io.ReaderAt
 	pieces   []Piece
 	at, size int64
 }
@@ -164,7 +175,7 @@ func (s *sections) Read(b []byte) (n int, err error) {
 			return n, nil
 		}
 		if into := s.at - skipped; into < p.Len {
-			k, err := s.file.ReadAt(b[n:n+int(min(int64(len(b)-n), p.Len-into))], p.Offset+into)
+			k, err := s.log.ReadAt(b[n:n+int(min(int64(len(b)-n), p.Len-into))], p.Offset+into)
 			n, s.at = n+k, s.at+int64(k)
 			if err == io.EOF { // a crash took what the index tells of
 				err = nil
@@ -197,5 +208,3 @@ func (s *sections) Seek(offset int64, whence int) (int64, error) {
 	s.at = offset
 	return offset, nil
 }
-
-func (s *sections) Close() error { return s.file.Close() }

@@ -121,6 +121,21 @@ func TestNotices(t *testing.T) {
 	if len(evs) != 2 || evs[0].Kind != api.EventRetry || !strings.Contains(evs[0].Message, "b does not accept notifications: HTTP 503") || !strings.Contains(evs[1].Message, "1 notification(s) to b were dropped, 1 so far") {
 		t.Errorf("%+v", evs)
 	}
+	// What became of them is told where jobs are listed.
+	rows, err := s.ManagedJob(ctx, 1)
+	must(t, err)
+	if n := rows[1].Notices; n == nil || *n != (api.NoticeCounts{Delivered: 5, Dropped: 1}) {
+		t.Errorf("%+v", n)
+	}
+	raw, _, _, err := s.ManagedRows(ctx, ManagedFilter{Full: true})
+	must(t, err)
+	for _, r := range raw {
+		var j api.ManagedJob
+		must(t, json.Unmarshal(r, &j))
+		if (j.Notices != nil) != (j.ID == 1) || j.Notices != nil && j.Notices.Delivered != 5 {
+			t.Errorf("%s", r)
+		}
+	}
 	c.add(100 * 24 * time.Hour)
 	_, err = s.Collect(ctx, Retention{ManagedJobs: time.Hour})
 	must(t, err)

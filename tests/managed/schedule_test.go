@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	enumspb "go.temporal.io/api/enums/v1"
-	"go.temporal.io/sdk/client"
 
 	"github.com/skyloom/skyloom/api"
 	"github.com/skyloom/skyloom/tests/testserver"
@@ -53,15 +51,17 @@ func only(t *testing.T, s *testserver.Server, id int64) api.JobSchedule {
 func TestSchedule(t *testing.T) {
 	s := testserver.Start(t, config)
 	ctx := context.Background()
-	c, _ := engine(t, s)
 	far := func(overlap api.ScheduleOverlap) *api.ScheduleSpec {
 		return &api.ScheduleSpec{Cron: "0 3 1 1 *", Timezone: "Europe/Berlin", Overlap: overlap}
 	}
 	fire := func(id int64) {
 		t.Helper()
 		time.Sleep(1100 * time.Millisecond) // a firing is told from others by its second
-		if err := c.ScheduleClient().GetHandle(ctx, fmt.Sprintf("job-schedule/%d", id)).Trigger(ctx, client.ScheduleTriggerOptions{Overlap: enumspb.SCHEDULE_OVERLAP_POLICY_UNSPECIFIED}); err != nil {
-			t.Fatal(err)
+		body := &api.SchedulesChangeBody{IDs: []int64{id}, Action: api.ScheduleTrigger, RequestID: uuid.NewString()}
+		for range 2 { // as a client that repeats would
+			if _, err := s.Client.ChangeSchedules(ctx, body); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	fired := func(id int64, n int) []api.ScheduleFiring {

@@ -100,6 +100,9 @@ func (l *arrayLog) followed(ctx context.Context, b ElementLogs, told <-chan stru
 		if over {
 			return l.setup(ctx, b)
 		}
+		if err := f.out.flush(); err != nil {
+			return err
+		}
 		began := time.Now()
 		if err := l.s.heard(ctx, told, arrayLook); err != nil {
 			return err
@@ -199,13 +202,12 @@ func (f *arrayFollow) send(ctx context.Context, id batchlog.ID, o *followedLog, 
 		return err
 	}
 	defer file.Close()
-	buf := make([]byte, 64<<10)
 	for _, p := range pieces {
 		for from, end := max(p.Offset, o.at), p.Offset+p.Len; from < end; {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			n, err := file.ReadAt(buf[:min(end-from, int64(len(buf)))], from)
+			n, err := file.ReadAt(f.buf[:min(end-from, int64(len(f.buf)))], from)
 			if n == 0 {
 				if err == io.EOF {
 					break // a crash took what the index tells of
@@ -213,7 +215,7 @@ func (f *arrayFollow) send(ctx context.Context, id batchlog.ID, o *followedLog, 
 				return err
 			}
 			fr := api.LogFrame{Element: &p.Element, Attempt: o.attempts[p.Element], Rank: p.Rank, Node: api.NodeName(p.Rank), Phase: p.Phase, Batch: id.Batch, BatchNode: id.Rank, BatchOffset: from}
-			if err := f.out.frame(fr, buf[:n]); err != nil {
+			if err := f.out.frame(fr, f.buf[:n]); err != nil {
 				return err
 			}
 			from += int64(n)
@@ -268,7 +270,7 @@ func (f *arrayFollow) tails(ctx context.Context) error {
 		}
 		o := &followedLog{read: next, attempts: map[int]int{}}
 		f.open[l.ID] = o
-		b := &batchIndex{pieces: map[int][]nodePiece{}}
+		b, x := &batchIndex{pieces: map[int][]nodePiece{}}, &batchIndexes{dir: f.dir}
 		for _, p := range pieces {
 			o.at = max(o.at, p.Offset+p.Len)
 			if p.Element >= f.first && p.Element <= f.last && p.Cut == "" {
@@ -291,13 +293,15 @@ func (f *arrayFollow) tails(ctx context.Context) error {
 			if row == nil || row.Batch != l.Batch || row.Status.Terminal() {
 				continue
 			}
-			for _, log := range b.logs(f.dir, e) {
+			for _, log := range x.logs(b, e) {
 				fr := api.LogFrame{Element: &e, Attempt: o.attempts[e], Rank: log.Rank, Node: api.NodeName(log.Rank), Phase: log.Phase}
 				if err := f.file(ctx, log, 0, fr); err != nil {
+					x.close()
 					return err
 				}
 			}
 		}
+		x.close()
 		if err := f.out.frame(api.LogFrame{Batch: l.Batch, BatchNode: l.Rank, BatchOffset: o.at}, nil); err != nil {
 			return err
 		}

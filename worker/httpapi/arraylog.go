@@ -53,6 +53,7 @@ type arrayLog struct {
 	last   int
 	ranged bool // not all elements
 	setups map[int]bool
+	buf    []byte
 }
 
 // sendArray sends the log of an array: followed as it comes, else by element.
@@ -61,7 +62,8 @@ func (s *Server) sendArray(ctx context.Context, in *managedLogQuery, out *frameW
 	if !ok {
 		return failure(api.ErrNotSupported, "", "this server keeps no logs of arrays")
 	}
-	l := &arrayLog{s: s, in: in, out: out, dir: b.BatchLogs(in.ID), last: row.Array.Count - 1, ranged: in.First >= 0 || in.Last >= 0, setups: map[int]bool{}}
+	l := &arrayLog{s: s, in: in, out: out, dir: b.BatchLogs(in.ID), last: row.Array.Count - 1, ranged: in.First >= 0 || in.Last >= 0, setups: map[int]bool{}, buf: make([]byte, 64<<10)}
+	out.gather()
 	if l.ranged {
 		l.first = max(in.First, 0)
 		if in.Last >= 0 {
@@ -135,12 +137,11 @@ func (l *arrayLog) file(ctx context.Context, log StoredLog, from int64, f api.Lo
 	} else if _, err := r.Seek(from, io.SeekStart); err != nil {
 		return err
 	}
-	buf := make([]byte, 64<<10)
 	for ctx.Err() == nil {
-		n, err := r.Read(buf)
+		n, err := r.Read(l.buf)
 		if n > 0 {
 			f.Offset = from
-			if err := l.out.frame(f, buf[:n]); err != nil {
+			if err := l.out.frame(f, l.buf[:n]); err != nil {
 				return err
 			}
 			from += int64(n)
@@ -164,6 +165,7 @@ func (l *arrayLog) byElement(ctx context.Context, cursor map[int]*taskPlace) err
 		}
 	}
 	x := &batchIndexes{dir: l.dir, only: func(i int) bool { return i >= l.first && i <= l.last }}
+	defer x.close()
 	for from <= l.last {
 		var rows []store.ElementRow
 		if err := l.s.o.Store.EachElement(ctx, l.in.ID, from, l.last, func(r store.ElementRow) bool {
@@ -200,7 +202,7 @@ func (l *arrayLog) one(ctx context.Context, x *batchIndexes, r store.ElementRow,
 		if err != nil {
 			return err
 		}
-		for _, log := range b.logs(l.dir, r.Index) {
+		for _, log := range x.logs(b, r.Index) {
 			if log.Cut != "" {
 				continue
 			}
@@ -267,7 +269,34 @@ type batchIndexes struct {
 	only  func(element int) bool
 	held  map[int64]*batchIndex
 	order []int64
+	// file is the log that was opened last.
+	file *os.File
+	id   batchlog.ID
 }
+
+// open opens a batch's log, until another is opened.
+func (x *batchIndexes) open(id batchlog.ID) (*os.File, error) {
+	if x.file != nil && x.id == id {
+		return x.file, nil
+	}
+	x.close()
+	var err error
+	x.file, err = os.Open(id.Path(x.dir))
+	x.id = id
+	return x.file, err
+}
+
+func (x *batchIndexes) close() {
+	if x.file != nil {
+		x.file.Close()
+		x.file = nil
+	}
+}
+
+// section is a part of a file that stays open for the next one.
+type section struct{ io.ReadSeeker }
+
+func (section) Close() error { return nil }
 
 // batchIndex is where the output of the elements of a batch stands, on all nodes.
 type batchIndex struct {
@@ -315,8 +344,8 @@ func (x *batchIndexes) batch(n int64) (*batchIndex, error) {
 	return b, nil
 }
 
-// logs gives the output of an element by rank and phase.
-func (b *batchIndex) logs(dir string, element int) []StoredLog {
+// logs gives the output of an element by rank and phase. What is opened holds until the next is.
+func (x *batchIndexes) logs(b *batchIndex, element int) []StoredLog {
 	type key struct {
 		id    batchlog.ID
 		rank  int
@@ -338,11 +367,11 @@ func (b *batchIndex) logs(dir string, element int) []StoredLog {
 	var out []StoredLog
 	for _, k := range keys {
 		out = append(out, StoredLog{Rank: k.rank, Phase: k.phase, Open: func() (io.ReadSeekCloser, error) {
-			f, err := os.Open(k.id.Path(dir))
+			f, err := x.open(k.id)
 			if err != nil {
 				return nil, err
 			}
-			return batchlog.Sections(f, byKey[k]), nil
+			return section{batchlog.Sections(f, byKey[k])}, nil
 		}})
 	}
 	return append(out, b.cuts...)

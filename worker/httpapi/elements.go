@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"slices"
 
@@ -168,12 +169,36 @@ func (s *Server) elementKept(job int64, e *elementLog, attempt int) (logs []Stor
 	if !ok || attempt < 1 || attempt > len(e.batches) {
 		return nil, false, nil
 	}
-	x := batchIndexes{dir: b.BatchLogs(job), only: func(i int) bool { return i == e.index }}
+	x := &batchIndexes{dir: b.BatchLogs(job), only: func(i int) bool { return i == e.index }}
 	batch, err := x.batch(e.batches[attempt-1])
 	if err != nil {
 		return nil, false, err
 	}
-	return batch.logs(x.dir, e.index), batch.whole, nil
+	logs = x.logs(batch, e.index)
+	for i, l := range logs {
+		if l.Open == nil {
+			continue
+		}
+		logs[i].Open = func() (io.ReadSeekCloser, error) {
+			r, err := l.Open()
+			if err != nil {
+				return nil, err
+			}
+			return closing{r, x.close}, nil
+		}
+	}
+	return logs, batch.whole, nil
+}
+
+// closing is a log whose file is closed with it.
+type closing struct {
+	io.ReadSeeker
+	close func()
+}
+
+func (c closing) Close() error {
+	c.close()
+	return nil
 }
 
 // sendElement sends the log of one element: of all its attempts, and what comes.

@@ -71,6 +71,7 @@ type frameWriter struct {
 
 	mu    sync.Mutex
 	began bool
+	held  bool // frames are flushed when there are many, or when flush is called
 	last  time.Time
 	err   error // the reader is gone
 }
@@ -133,10 +134,27 @@ func (f *frameWriter) sendLocked(h api.LogFrame, data []byte) error {
 	if _, f.err = f.w.Write(append(head, '\n')); f.err == nil && len(data) > 0 {
 		_, f.err = f.w.Write(data)
 	}
-	if f.err == nil {
+	if f.err == nil && !f.held {
 		f.err = f.rc.Flush()
 	}
 	f.last = time.Now()
+	return f.err
+}
+
+// gather has frames sent many at a time: who writes them calls flush when there is nothing more for now.
+func (f *frameWriter) gather() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.held = true
+}
+
+// flush sends what was gathered.
+func (f *frameWriter) flush() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.began && f.err == nil {
+		f.err = f.rc.Flush()
+	}
 	return f.err
 }
 
