@@ -42,10 +42,11 @@ type LogEnd struct {
 }
 
 // JobLogs hands fn the log of a job, piece by piece, and returns when the server says that it is complete (Follow: the
-// job has ended). The first call has no data: it names the job and its nodes. When the connection is cut it asks again
+// job has ended). Calls without data name the job and its nodes (the first one), or a node whose log can't be had to its
+// end (Cut). When the connection is cut it asks again
 // from where it was, so that no byte is repeated or lost.
 func (c *Client) JobLogs(ctx context.Context, cluster string, f LogFilter, fn func(LogChunk) error) (*LogEnd, error) {
-	s := &logReader{fn: fn, at: map[string]int64{}, end: &LogEnd{JobID: f.JobID}}
+	s := &logReader{fn: fn, at: map[string]int64{}, cuts: map[string]bool{}, end: &LogEnd{JobID: f.JobID}}
 	w := c.newWait()
 	s.progress = w.reset
 	for {
@@ -77,7 +78,7 @@ type logReader struct {
 	fn       func(LogChunk) error
 	progress func()
 	at       map[string]int64 // "rank/phase" → next byte wanted; of a managed job "task.attempt@rank/phase"
-	cuts     map[string]bool  // of a managed job: which ends were told
+	cuts     map[string]bool  // which ends were told
 	attempts map[int]int      // of a managed job: by task, the attempt that is read; nil otherwise
 	array    *arrayPlace      // of an array
 	end      *LogEnd

@@ -637,8 +637,8 @@ type LogFrame struct {
 	BatchNode   int   `json:"batch_node,omitempty"`
 	BatchOffset int64 `json:"batch_offset,omitempty"`
 	BatchDone   bool  `json:"batch_done,omitempty"`
-	// Cut says that no more of a lost node's log could be kept, and why. Such a frame has no bytes.
-	Cut string `json:"cut,omitempty" doc:"no more of this rank's log could be kept, and why"`
+	// Cut says that no more of a node's log can be had, and why. Such a frame has no bytes.
+	Cut string `json:"cut,omitempty" doc:"no more of this rank's log can be had, and why"`
 }
 
 // NodeName is what people call a node by its rank in the cluster: head, worker1, …

@@ -226,12 +226,12 @@ func TestCheck(t *testing.T) {
 	f := newFake(t)
 	f.outcome.Result = json.RawMessage(`{"infras":[{"name":"local","enabled":true,"capabilities":["compute"],"details":["2 CPUs"]},
 		{"name":"aws","enabled":false,"reason":"no credentials","hint":"Run aws configure."}],"enabled":{"default":{"local":["compute"]},"team":{"aws":["compute"]}}}`)
-	r := f.sky("", words("check Local aws"))
+	r := f.sky("", words("check Local aws/us-east-1 local"))
 	want := "✓ local: enabled [compute]\n✗ aws: disabled\n    no credentials\n    Run aws configure.\n\nEnabled infra: local\n\nUsing Skyloom API server: " + f.URL + "\n"
 	if r.code != 0 || r.out != want {
 		t.Errorf("got\n%s\nwant\n%s", r.out, want)
 	}
-	if b := body[api.CheckBody](t, f, "check"); len(b.Clouds) != 2 || b.Clouds[0] != "local" {
+	if b := body[api.CheckBody](t, f, "check"); len(b.Clouds) != 2 || b.Clouds[0] != "local" || b.Clouds[1] != "aws" {
 		t.Errorf("%+v", b)
 	}
 	if r = f.sky("", words("check -v")); !strings.Contains(r.out, "2 CPUs") {

@@ -254,6 +254,9 @@ func downloadLog(ctx context.Context, s *session.Session, c *api.Client, cluster
 		if ch.Nodes > 0 {
 			nodes = ch.Nodes
 		}
+		if ch.Cut != "" {
+			s.IO.Warnf("The log of %s may be cut: %s.", ch.Node, ch.Cut)
+		}
 		if len(ch.Data) == 0 {
 			return nil
 		}

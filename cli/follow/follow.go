@@ -228,6 +228,9 @@ func Logs(ctx context.Context, s *session.Session, c *api.Client, cluster string
 			if ch.Lost > 0 {
 				s.IO.Warnf("%d bytes of the log of rank %d are no longer there.", ch.Lost, ch.Rank)
 			}
+			if ch.Cut != "" {
+				return CutNote(s, p, ch)
+			}
 			return p.Write(ch)
 		})
 	})
@@ -267,6 +270,15 @@ func Logs(ctx context.Context, s *session.Session, c *api.Client, cluster string
 		return api.ExitNotFinished, nil
 	}
 	return end.Status.ExitCode(), nil
+}
+
+// CutNote tells that a node's log may end before its end.
+func CutNote(s *session.Session, p *joblog.Printer, ch api.LogChunk) error {
+	if err := p.Close(); err != nil {
+		return err
+	}
+	s.IO.Notef("%s", s.IO.ErrStyle(session.Dim, fmt.Sprintf("── the log of %s may be cut here: %s ──", ch.Node, ch.Cut)))
+	return nil
 }
 
 func jobArg(e *api.LogEnd) string {

@@ -2,6 +2,7 @@ package infra
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -32,8 +33,14 @@ func NewCheck(s *session.Session, run func(context.Context, *session.Session, *C
 		Long:    "See which infra can be used, and what is missing for the rest.",
 		Example: "  sky check\n  sky check local aws -v\n  sky check -o json",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			for _, a := range args {
-				o.Clouds = append(o.Clouds, strings.ToLower(a))
+			for _, a := range args { // of aws/us-east-1 or ssh/POOL the infra
+				name, _, _ := strings.Cut(strings.ToLower(a), "/")
+				if name == "k8s" {
+					name = "kubernetes"
+				}
+				if !slices.Contains(o.Clouds, name) {
+					o.Clouds = append(o.Clouds, name)
+				}
 			}
 			return run(cmd.Context(), s, o)
 		},

@@ -216,11 +216,7 @@ func show(s *session.Session, p *joblog.Printer, ch api.LogChunk) error {
 		s.IO.Warnf("%d bytes of the log of rank %d are no longer there.", ch.Lost, ch.Rank)
 	}
 	if ch.Cut != "" {
-		if err := p.Close(); err != nil {
-			return err
-		}
-		s.IO.Notef("%s", s.IO.ErrStyle(session.Dim, fmt.Sprintf("── the log of %s may be cut here: %s ──", ch.Node, ch.Cut)))
-		return nil
+		return follow.CutNote(s, p, ch)
 	}
 	if len(ch.Data) == 0 && ch.Attempt > 0 && ch.Element == nil {
 		if err := p.Close(); err != nil {

@@ -15,6 +15,12 @@ import (
 // lastWords is how long a node's stream may go on after the head's has ended, before it is read to its end once more.
 const lastWords = 5 * time.Second
 
+// awayFor is how long an agent that can't be reached is tried again for a reader that does not follow.
+const awayFor = 3 * time.Second
+
+// cutSince says why the log of a node may end too early.
+const cutSince = "its agent can't be reached"
+
 // lostAfter is how long the log of a job that has ended is waited for from an agent that can't be reached.
 const lostAfter = 30 * time.Second
 
@@ -36,7 +42,7 @@ type logMerge struct {
 	mu      sync.Mutex
 	status  api.JobStatus
 	reason  string
-	missing []string // nodes whose log may be incomplete
+	missing []*rankLog // nodes whose log may be incomplete
 }
 
 // rankLog is how far one node was forwarded.
@@ -56,14 +62,12 @@ func (m *logMerge) run(ctx context.Context, nodes []NodeClient, cursor map[int]o
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	reason := m.reason
-	for _, n := range m.missing {
-		if reason != "" {
-			reason += "; "
+	for _, r := range m.missing {
+		if err := m.out.frame(api.LogFrame{Rank: r.rank, Node: r.node, Cut: cutSince}, nil); err != nil {
+			return err
 		}
-		reason += "the log of " + n + " may be incomplete: its agent can't be reached"
 	}
-	return m.out.frame(api.LogFrame{End: true, JobID: m.job.ID, JobName: m.job.Name, Status: m.status, Reason: reason}, nil)
+	return m.out.frame(api.LogFrame{End: true, JobID: m.job.ID, JobName: m.job.Name, Status: m.status, Reason: m.reason}, nil)
 }
 
 // merge forwards all there is; cursor says from where, and how far it came.
@@ -110,7 +114,7 @@ func (m *logMerge) merge(ctx context.Context, nodes []NodeClient, cursor map[int
 // rank forwards one node's log to its end.
 func (m *logMerge) rank(ctx context.Context, r *rankLog, head bool) error {
 	defer func() { r.client.Close() }()
-	var lost time.Time // since when the agent of a job that has ended is away
+	var lost time.Time // since when the agent is away of a job that has ended, or for a reader that does not follow
 	for tries := 0; ; tries++ {
 		last := !m.follow || (!head && closed(m.headDone))
 		n := r.at.total()
@@ -141,8 +145,17 @@ func (m *logMerge) rank(ctx context.Context, r *rankLog, head bool) error {
 			if last {
 				return nil // the job never came to this node
 			}
-		case !m.follow:
+		case !m.follow && head:
 			return unreachable(m.cluster.Name, err)
+		case !m.follow:
+			if lost.IsZero() {
+				lost = time.Now()
+			}
+			if m.cluster.Status != api.ClusterUp || time.Since(lost) >= min(awayFor, m.s.lostAfter) {
+				m.lose(r)
+				return nil
+			}
+			m.renew(ctx, r)
 		default:
 			over, err := m.away(ctx, r, head, &lost)
 			if over || err != nil {
@@ -203,21 +216,14 @@ func (m *logMerge) ended(st api.JobStatus, reason string) {
 // away judges what to do about an agent that can't be reached: wait, as long as the job may go on; else give it a
 // while, then end without it. The clients are asked for anew: a node may have come back elsewhere.
 func (m *logMerge) away(ctx context.Context, r *rankLog, head bool, lost *time.Time) (over bool, err error) {
-	if nodes, err := m.s.be().NodeClients(ctx, m.cluster.Name); err == nil {
-		for _, n := range nodes {
-			if n.Rank == r.rank {
-				r.client.Close()
-				r.client = n.Client
-			}
-		}
-	}
+	m.renew(ctx, r)
 	jobs, err := m.s.o.Store.Jobs(ctx, store.JobFilter{Hash: m.cluster.Hash, IDs: []int64{m.job.ID}, Limit: 1})
 	if err != nil || len(jobs) == 0 || !jobs[0].Status.Terminal() {
 		*lost = time.Time{}
 		return false, nil
 	}
 	c, err := m.s.o.Store.Cluster(ctx, m.cluster.Name)
-	gone := errors.Is(err, store.ErrNotFound) || (err == nil && (c.Hash != m.cluster.Hash || c.Status == api.ClusterStopped))
+	gone := errors.Is(err, store.ErrNotFound) || (err == nil && (c.Hash != m.cluster.Hash || c.Status == api.ClusterStopped || c.Status == api.ClusterInit && !head))
 	if lost.IsZero() {
 		*lost = time.Now()
 	}
@@ -227,10 +233,29 @@ func (m *logMerge) away(ctx context.Context, r *rankLog, head bool, lost *time.T
 	if head {
 		m.ended(jobs[0].Status, jobs[0].Reason)
 	}
+	m.lose(r)
+	return true, nil
+}
+
+// lose gives a node's log up.
+func (m *logMerge) lose(r *rankLog) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.missing = append(m.missing, r.node)
-	return true, nil
+	m.missing = append(m.missing, r)
+}
+
+// renew asks for a node's client anew.
+func (m *logMerge) renew(ctx context.Context, r *rankLog) {
+	nodes, err := m.s.be().NodeClients(ctx, m.cluster.Name)
+	if err != nil {
+		return
+	}
+	for _, n := range nodes {
+		if n.Rank == r.rank {
+			r.client.Close()
+			r.client = n.Client
+		}
+	}
 }
 
 // pause waits a little longer at each try, 50 ms to 2 s; the end of the head's log ends it.
