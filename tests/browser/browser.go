@@ -76,7 +76,11 @@ func (p *Page) hear(event any) {
 			p.problems = append(p.problems, "log: "+e.Entry.Text+" "+e.Entry.URL)
 		}
 	case *runtime.EventExceptionThrown:
-		p.problems = append(p.problems, fmt.Sprintf("exception: %+v", e.ExceptionDetails))
+		what := e.ExceptionDetails.Text
+		if x := e.ExceptionDetails.Exception; x != nil {
+			what += " " + x.Description
+		}
+		p.problems = append(p.problems, "exception: "+what+" "+e.ExceptionDetails.URL)
 	}
 }
 
