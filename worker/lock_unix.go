@@ -18,6 +18,10 @@ import (
 // holds what it had open, until it has become another program.
 const lockPatience = 5 * time.Second
 
+// endPatience is how long a server is waited for that has not written its process id yet, or has removed it and is about to
+// end.
+const endPatience = 20 * time.Second
+
 // lockHome makes sure that one server works on a home at a time.
 func lockHome(home string) (func(), error) {
 	path := filepath.Join(home, "server.lock")
@@ -25,17 +29,17 @@ func lockHome(home string) (func(), error) {
 	if err != nil {
 		return nil, fmt.Errorf("the state folder can't be used: %w", err)
 	}
-	for deadline := time.Now().Add(lockPatience); ; time.Sleep(20 * time.Millisecond) {
+	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
 		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
 			return func() { f.Close() }, nil
 		}
 		pid, alive := holder(home)
-		if pid != 0 && !alive && time.Now().Before(deadline) {
+		if waited := time.Since(began); pid == 0 && waited < endPatience || pid != 0 && !alive && waited < lockPatience {
 			continue
 		}
 		f.Close()
 		who := "another server"
-		if pid != 0 { // else it has just begun
+		if pid != 0 {
 			who += fmt.Sprintf(" (process %d)", pid)
 		}
 		return nil, fmt.Errorf("%s works on %s; stop it with `sky api stop`, or set SKY_HOME to another folder", who, home)
