@@ -151,11 +151,10 @@ func (m *logMerge) rank(ctx context.Context, r *rankLog, head bool) error {
 			if lost.IsZero() {
 				lost = time.Now()
 			}
-			if m.cluster.Status != api.ClusterUp || time.Since(lost) >= min(awayFor, m.s.lostAfter) {
+			if m.cluster.Status != api.ClusterUp || time.Since(lost) >= min(awayFor, m.s.lostAfter) || !m.renew(ctx, r) {
 				m.lose(r)
 				return nil
 			}
-			m.renew(ctx, r)
 		default:
 			over, err := m.away(ctx, r, head, &lost)
 			if over || err != nil {
@@ -244,18 +243,23 @@ func (m *logMerge) lose(r *rankLog) {
 	m.missing = append(m.missing, r)
 }
 
-// renew asks for a node's client anew.
-func (m *logMerge) renew(ctx context.Context, r *rankLog) {
+// renew asks for a node's client anew. It is false if the cluster is gone: another one of its name is no heir.
+func (m *logMerge) renew(ctx context.Context, r *rankLog) bool {
 	nodes, err := m.s.be().NodeClients(ctx, m.cluster.Name)
 	if err != nil {
-		return
+		return true
 	}
+	c, err := m.s.o.Store.Cluster(ctx, m.cluster.Name)
+	gone := errors.Is(err, store.ErrNotFound) || err == nil && c.Hash != m.cluster.Hash
 	for _, n := range nodes {
-		if n.Rank == r.rank {
+		if n.Rank == r.rank && err == nil && !gone {
 			r.client.Close()
 			r.client = n.Client
+			continue
 		}
+		n.Client.Close()
 	}
+	return !gone
 }
 
 // pause waits a little longer at each try, 50 ms to 2 s; the end of the head's log ends it.

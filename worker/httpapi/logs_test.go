@@ -257,6 +257,21 @@ func TestLogsOfALostWorker(t *testing.T) {
 	}
 }
 
+// A node is found again on the same cluster only: what has its name by now is another one's.
+func TestLogsOfAnHeir(t *testing.T) {
+	e, _, c := logEnv(t, 2)
+	old := agentapi.NewUnix("/nowhere")
+	r := &rankLog{rank: 1, node: "worker1", client: old}
+	m := &logMerge{s: e.s, cluster: api.Cluster{Name: c.Name, Hash: "before"}}
+	if m.renew(t.Context(), r) || r.client != old {
+		t.Error("another cluster's node was taken")
+	}
+	m.cluster = c
+	if !m.renew(t.Context(), r) || r.client == old {
+		t.Error("the node was not found again")
+	}
+}
+
 func TestLogsRefused(t *testing.T) {
 	e, agents, _ := logEnv(t, 1)
 	get := func(path string, status int, kind, detail string) {
