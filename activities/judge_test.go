@@ -15,6 +15,7 @@ import (
 
 	"github.com/skyloom/skyloom/agent/agentapi"
 	"github.com/skyloom/skyloom/api"
+	"github.com/skyloom/skyloom/internal/cluster"
 	"github.com/skyloom/skyloom/internal/recovery"
 	"github.com/skyloom/skyloom/internal/store"
 	"github.com/skyloom/skyloom/providers"
@@ -89,6 +90,7 @@ func TestJudgeAsksTheSilentNode(t *testing.T) {
 		e := env.NewTestActivityEnvironment()
 		e.RegisterActivity(a.Judge)
 		e.RegisterActivity(a.LookAtLane)
+		e.RegisterActivity(a.Inspect)
 		nodes := NodesInput{Provider: "hosts", Ref: h.nodes()[0].Cluster, Nodes: h.nodes(), NumNodes: 2}
 		got, err := e.ExecuteActivity(a.Judge, JudgeInput{Lost: c.lost, LostRanks: c.ranks, Outcome: JobOutcomeInput{Nodes: nodes, JobID: 1}})
 		var out JudgeOutput
@@ -105,6 +107,17 @@ func TestJudgeAsksTheSilentNode(t *testing.T) {
 		}
 		if err != nil || (lane.Lost != "") != c.gone {
 			t.Errorf("%s, of an array: %v %+v", c.name, err, lane)
+		}
+		// That a node runs is only what was known last: whoever wants to know for sure has it asked.
+		for _, nodes.Ask = range []bool{false, true} {
+			got, err = e.ExecuteActivity(a.Inspect, nodes)
+			var seen NodesOutput
+			if err == nil {
+				err = got.Get(&seen)
+			}
+			if err != nil || seen.Verdict != cluster.VerdictUp || seen.Silent != (nodes.Ask && len(c.mute) > 0) {
+				t.Errorf("%s, asked %v: %v %+v", c.name, nodes.Ask, err, seen)
+			}
 		}
 	}
 }

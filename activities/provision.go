@@ -387,6 +387,11 @@ func (a *Activities) Inspect(ctx context.Context, in NodesInput) (NodesOutput, e
 	}
 	out := NodesOutput{Nodes: nodes, Confirmed: providers.FeaturesOf(p).Confirms}
 	out.Verdict, out.Reason = cluster.Judge(nodes, in.NumNodes)
+	if in.Ask && !out.Confirmed && out.Verdict == cluster.VerdictUp {
+		for _, n := range nodes {
+			out.Silent = out.Silent || a.mute(ctx, p, n)
+		}
+	}
 	out.HeadLost = true
 	for _, n := range nodes {
 		if n.Rank == 0 && n.State == providers.NodeRunning {

@@ -245,6 +245,8 @@ type NodesInput struct {
 	Rank      *int            `json:"rank,omitempty"`
 	Notice    time.Duration   `json:"notice,omitempty"`
 	SecretRef string          `json:"secret_ref,omitempty"`
+	// Ask has the nodes themselves asked whether they live, where their infra can't tell.
+	Ask bool `json:"ask,omitempty"`
 }
 
 // NodesOutput is what an activity on nodes found.
@@ -258,6 +260,8 @@ type NodesOutput struct {
 	// HeadLost says that the head node is among the lost; Confirmed that the infra knows for sure.
 	HeadLost  bool `json:"head_lost,omitempty"`
 	Confirmed bool `json:"confirmed,omitempty"`
+	// Silent says that a node does not answer which was to be asked: that it runs is what was known last.
+	Silent bool `json:"silent,omitempty"`
 }
 
 // SyncInput brings files to the nodes.

@@ -72,16 +72,21 @@ func (a *Activities) anySilent(ctx context.Context, in NodesInput, ranks []int) 
 		if n.Rank == 0 || !slices.Contains(ranks, n.Rank) {
 			continue
 		}
-		quick, cancel := context.WithTimeout(ctx, 3*time.Second)
-		c, err := NodeClient(quick, p, n)
-		if err == nil {
-			_, err = c.Info(quick)
-			c.Close()
-		}
-		cancel()
-		if err != nil && ctx.Err() == nil {
+		if a.mute(ctx, p, n) {
 			return true
 		}
 	}
 	return false
+}
+
+// mute says that a node's agent does not answer just now.
+func (a *Activities) mute(ctx context.Context, p providers.Provider, n providers.Node) bool {
+	quick, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	c, err := NodeClient(quick, p, n)
+	if err == nil {
+		_, err = c.Info(quick)
+		c.Close()
+	}
+	return err != nil && ctx.Err() == nil
 }

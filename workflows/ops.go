@@ -437,8 +437,10 @@ func (e *entity) refresh(ctx workflow.Context, op cluster.Op) (any, store.Batch,
 		return res, store.Batch{}, nil
 	}
 	actx := remote(ctx, activities.QueueMain, "look at the nodes", 30*time.Second, 10*time.Minute)
+	in := e.nodes(op)
+	in.Ask = e.st.Row.Status != api.ClusterUp
 	var out activities.NodesOutput
-	if err := workflow.ExecuteActivity(actx, acts.Inspect, e.nodes(op)).Get(actx, &out); err != nil {
+	if err := workflow.ExecuteActivity(actx, acts.Inspect, in).Get(actx, &out); err != nil {
 		if fail := e.cancelledNow(op); fail != nil {
 			return nil, store.Batch{}, fail
 		}
@@ -447,7 +449,7 @@ func (e *entity) refresh(ctx workflow.Context, op cluster.Op) (any, store.Batch,
 	r := &e.st.Row
 	switch out.Verdict {
 	case cluster.VerdictUp:
-		if r.Status == api.ClusterInit || r.Status == api.ClusterStopped {
+		if !out.Silent && (r.Status == api.ClusterInit || r.Status == api.ClusterStopped) {
 			e.st.Nodes = out.Nodes
 			return res, e.up(op, "healthy again"), nil
 		}

@@ -103,3 +103,47 @@ func TestFilesForRestartedHost(t *testing.T) {
 	}
 	s.Do("down", "f", rig.Job{}, rig.Succeeds)
 }
+
+// TestLostCluster: the host of a cluster is cut off until it counts as lost. Its infra goes on listing the node as last known: whoever
+// asks is not told that the cluster is UP. When the host is back the cluster is as it was.
+func TestLostCluster(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits until a host is lost")
+	}
+	t.Parallel()
+	l := hostsOf(t, 8, nil)
+	s := open(t, l, "gone", poolsOf(l, l.Hosts(), false), 46007)
+	s.Do("launch", "g", rig.Job{Sleep: "600"}, rig.Succeeds)
+	var old *lab.Host
+	for _, h := range l.Hosts() {
+		if inits, _, _ := nodesOn(t, h); len(inits) > 0 {
+			old = h
+		}
+	}
+	if old == nil {
+		t.Fatal("the node is on no host")
+	}
+	refresh := func() {
+		t.Helper()
+		ref, err := s.Client.Refresh(t.Context(), &api.RefreshBody{Base: api.Base{RequestID: api.NewRequestID(), User: "chaos", UserHash: "c4a05c4a"}, Clusters: []string{"g"}, AllUsers: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r, err := s.Client.WaitRequest(t.Context(), ref.RequestID); err != nil || r.Status != api.RequestSucceeded {
+			t.Fatalf("refresh: %v %+v", err, r)
+		}
+	}
+	if err := old.Cut(); err != nil {
+		t.Fatal(err)
+	}
+	s.Eventually("the cluster is INIT", func() bool { return s.Status("g") == api.ClusterInit })
+	refresh()
+	if st := s.Status("g"); st != api.ClusterInit {
+		t.Errorf("the host is cut off; asked about, the cluster is %s", st)
+	}
+	if err := old.Join(); err != nil {
+		t.Fatal(err)
+	}
+	s.Eventually("the cluster is UP when its node answers again", func() bool { refresh(); return s.Status("g") == api.ClusterUp })
+	s.Do("down", "g", rig.Job{}, rig.Succeeds)
+}
