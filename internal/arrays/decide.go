@@ -14,8 +14,8 @@ const MaxBatch = 1000
 const (
 	// unknownRounds is how often a cluster's slots are filled by the first batch, when it is not known how long an element takes.
 	unknownRounds = 2
-	// atMost and atLeast bound the time a batch is made for: what a lost cluster had finished and not yet handed in is run again
-	// without its log, and each batch costs the server one turn.
+	// atMost and atLeast bound the time a batch is made for: what becomes of its elements is decided when all of them have ended, and
+	// each batch costs the server one turn.
 	atMost  = time.Minute
 	atLeast = 5 * time.Second
 	// quickest is the time an element is taken to last at least.

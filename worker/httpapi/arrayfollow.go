@@ -225,7 +225,8 @@ func (f *arrayFollow) send(ctx context.Context, id batchlog.ID, o *followedLog, 
 	return nil
 }
 
-// attemptsOf finds which attempts of their elements pieces are of. One whose row is not written yet is asked for again.
+// attemptsOf finds which attempts of their elements pieces are of. The row of one that has just begun may not be written yet: it is the
+// one after those that are known.
 func (f *arrayFollow) attemptsOf(ctx context.Context, id batchlog.ID, o *followedLog, pieces []batchlog.Piece) error {
 	missing := map[int]bool{}
 	for _, p := range pieces {
@@ -235,12 +236,15 @@ func (f *arrayFollow) attemptsOf(ctx context.Context, id batchlog.ID, o *followe
 	}
 	var list []int
 	for e := range missing {
-		list = append(list, e)
+		list, o.attempts[e] = append(list, e), 1
 	}
 	for _, span := range arrays.Of(list...) {
 		err := f.s.o.Store.EachElement(ctx, f.in.ID, span.From, span.To, func(r store.ElementRow) bool {
-			if n := slices.Index(batchesOf(r), id.Batch); n >= 0 {
+			batches := batchesOf(r)
+			if n := slices.Index(batches, id.Batch); n >= 0 {
 				o.attempts[r.Index] = n + 1
+			} else if r.Batch > 0 && r.Batch < id.Batch {
+				o.attempts[r.Index] = len(batches) + 1
 			}
 			return true
 		})
