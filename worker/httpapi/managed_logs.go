@@ -346,6 +346,14 @@ func (t *taskLog) live(ctx context.Context, row api.ManagedJob) error {
 		return t.out.gone()
 	case err == nil:
 		t.ended = row.ClusterJobID
+		if t.follow { // what is kept of a lost node follows with the attempt's end
+			return nil
+		}
+		for _, r := range m.missing {
+			if err := t.out.frame(api.LogFrame{Rank: r.rank, Node: r.node, Task: t.task, Attempt: t.attempt, Cut: cutSince}, nil); err != nil {
+				return err
+			}
+		}
 		return nil
 	case t.follow, errors.As(err, &p) && p.Type == api.ErrJobNotFound:
 		return nil // the row tells how it goes on

@@ -274,6 +274,20 @@ func TestManagedLogsKept(t *testing.T) {
 }
 
 // A job from its submission over a lost cluster to its end, followed over connections that break all the time.
+// A node is lost and nothing of that is known yet: a reader who does not follow gets the rest, and is told.
+func TestManagedLogsOfALostNode(t *testing.T) {
+	e, agents, c := logEnv(t, 2)
+	e.s.lostAfter = 50 * time.Millisecond
+	e.putManaged(api.ManagedJob{ID: 1, NumTasks: 1, Name: "gang", Status: api.ManagedRunning, Attempt: 1, Cluster: c.Name, ClusterHash: c.Hash, ClusterJobID: 3, Seq: 1})
+	agents[0].write("run", "x\n")
+	agents[1].stop()
+	got := newCollector()
+	end, err := e.client().ManagedLogs(t.Context(), 1, api.ManagedLogFilter{}, got.story)
+	if err != nil || end.Status != api.ManagedRunning || got.got["0.1/0-run"] != "x\n" || got.got["0.1/1 is cut"] != cutSince {
+		t.Errorf("%+v %v %q", end, err, got.got)
+	}
+}
+
 func TestManagedLogsFollowed(t *testing.T) {
 	e := newEnv(t)
 	ids, err := e.st.JobNumbers(t.Context(), "r", 1)
