@@ -390,6 +390,9 @@ func TestSyncDown(t *testing.T) {
 	if b, err := os.ReadFile(filepath.Join(home, "sky_logs", "dev", "etc", "run.log")); err != nil || len(b) != 0 {
 		t.Errorf("%q %v", b, err)
 	}
+	if r = f.sky("", words("logs dev 9 1 -s")); r.code != 102 || !strings.Contains(r.err, "Job 9 not found") || !strings.Contains(r.out, "Job 1 logs: ") {
+		t.Errorf("%+v", r)
+	}
 }
 
 func TestCancel(t *testing.T) {

@@ -217,13 +217,15 @@ func syncDown(ctx context.Context, s *session.Session, c *api.Client, o *LogsOpt
 	if len(ids) == 0 {
 		ids = []int64{0}
 	}
+	var missing error // what there is of the others is fetched
 	for _, id := range ids {
 		j, err := jobOf(ctx, c, o.Cluster, id)
 		if err != nil {
 			return err
 		}
 		if j == nil {
-			return noSuchJob(s, o.Cluster, id)
+			missing = noSuchJob(s, o.Cluster, id)
+			continue
 		}
 		dir, err := downloadLog(ctx, s, c, o.Cluster, j)
 		if err != nil {
@@ -231,7 +233,7 @@ func syncDown(ctx context.Context, s *session.Session, c *api.Client, o *LogsOpt
 		}
 		s.IO.Printf("Job %d logs: %s\n", j.ID, dir)
 	}
-	return nil
+	return missing
 }
 
 func downloadLog(ctx context.Context, s *session.Session, c *api.Client, cluster string, j *api.Job) (string, error) {
