@@ -193,8 +193,17 @@ func (a *Activities) Optimize(ctx context.Context, b api.OptimizeBody) (api.Plan
 	if err != nil {
 		return api.Plan{}, apiError(err)
 	}
+	var note string
+	if len(b.Group) > 1 {
+		if res, note, err = a.beside(ctx, b.Group, in, res); err != nil {
+			return api.Plan{}, apiError(err)
+		}
+	}
 	p := optimizer.Plan(res, t.NumNodes)
 	p.Notes = append(p.Notes, warnings...)
+	if note != "" {
+		p.Notes = append(p.Notes, note)
+	}
 	return p, nil
 }
 

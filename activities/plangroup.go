@@ -53,3 +53,25 @@ func (a *Activities) PlanGroup(ctx context.Context, in PlanGroupInput) (PlanGrou
 	}
 	return out, nil
 }
+
+// beside is the ranking of a task that belongs to a group: of where the group goes. The note says where that is.
+func (a *Activities) beside(ctx context.Context, group []string, in optimizer.Input, alone optimizer.Result) (res optimizer.Result, note string, err error) {
+	out, err := a.PlanGroup(ctx, PlanGroupInput{Tasks: group})
+	switch {
+	case err != nil:
+		return alone, "", err
+	case out.Split:
+		return alone, noCommonPlace, nil
+	case out.Home == nil:
+		return alone, "", nil
+	}
+	for _, p := range places(alone.Choices) {
+		if p != out.Home.Place {
+			in.Blocked = append(in.Blocked, optimizer.Block{Cloud: p.Cloud, Region: p.Region})
+		}
+	}
+	res, err = optimizer.Rank(in)
+	return res, fmt.Sprintf("all tasks of the group go to %s: $%.2f per hour in all", out.Home.Place, out.Home.PricePerHour), err
+}
+
+const noCommonPlace = "no infra and region can hold all tasks of the group: each goes where it is cheapest, and they may not reach each other"

@@ -482,6 +482,7 @@ type OptimizeBody struct {
 	Exec      bool           `json:"exec,omitempty" doc:"check as for exec"`
 	Resize    bool           `json:"resize,omitempty" doc:"the cluster is to have as many nodes as the task asks for"`
 	Managed   bool           `json:"managed,omitempty" doc:"check as for jobs launch"`
+	Group     []string       `json:"group,omitempty" doc:"tasks of the job group that the task belongs to, itself among them: it goes where all can"`
 	// IdleMinutes and Down are those of the launch to come: an idle rule narrows where it can go.
 	IdleMinutes *int `json:"idle_minutes_to_autostop,omitempty"`
 	Down        bool `json:"down,omitempty"`

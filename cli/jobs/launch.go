@@ -201,8 +201,16 @@ func Launch(ctx context.Context, s *session.Session, o *LaunchOptions) error {
 // confirm shows where each task would go now, and asks.
 func confirm(ctx context.Context, s *session.Session, c *api.Client, o *LaunchOptions, f *task.File, b *api.JobsLaunchBody) error {
 	said := map[string]bool{}
+	var group []string // tasks that go to one place
+	if f.Kind == task.JobGroup {
+		for _, t := range f.Tasks {
+			if strings.TrimSpace(t.Run) != "" {
+				group = append(group, string(t.Render(task.SecretsReferenced)))
+			}
+		}
+	}
 	for i, t := range f.Tasks {
-		p, err := c.Optimize(ctx, &api.OptimizeBody{Task: string(t.Render(task.SecretsReferenced)), Config: b.Config, Workspace: b.Workspace, Managed: true})
+		p, err := c.Optimize(ctx, &api.OptimizeBody{Task: string(t.Render(task.SecretsReferenced)), Config: b.Config, Workspace: b.Workspace, Managed: true, Group: group})
 		var ae *api.Error
 		if errors.As(err, &ae) && ae.Kind == api.ErrResourcesUnavailable {
 			line, _, _ := strings.Cut(ae.Message, "\n")

@@ -3,6 +3,7 @@ package managed
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -86,6 +87,12 @@ func cancelled(t *testing.T, s *testserver.Server, id int64) {
 // and a task that is lost comes back to it.
 func TestGroupSharesAnInfra(t *testing.T) {
 	s := testserver.Start(t, cloud(1))
+	// Whoever looks before is shown the same.
+	docs := strings.Split(pair, "---\n")[1:]
+	plan, err := s.Client.Optimize(context.Background(), &api.OptimizeBody{Task: docs[0], Managed: true, Group: docs})
+	if err != nil || plan.Candidates[0].Region != "north" || !plan.Candidates[0].Chosen || !slices.Contains(plan.Notes, "all tasks of the group go to memory (north): $6.00 per hour in all") {
+		t.Errorf("shown is %+v, %v", plan, err)
+	}
 	id := submit(t, s, pair)
 	in(t, s, all(t, s, id, "running", running), "north", "north")
 	tells(t, s, id, "the group goes to memory (north): $6.00 per hour in all, the cheapest of 2 place(s)")
