@@ -77,6 +77,7 @@ func buildTask() {
 	hints["hooks"] = `it belongs under "config"`
 	hints["command"] = `the command stands under "run"`
 	hints["env"] = `did you mean "envs"?`
+	hints["experimental"] = `what was under experimental.config_overrides stands under "config"`
 	taskObject = &object[Task]{title: "", doc: "A task file is YAML. All fields are optional.", fields: taskFields(), hints: hints}
 }
 

@@ -123,6 +123,8 @@ func TestParseErrors(t *testing.T) {
 	tests := []struct{ text, want string }{
 		{"resources:\n  accelerator: H100\n", `task.yaml:2:3: resources: unknown field "accelerator"; did you mean "accelerators"?`},
 		{"resource: {}\n", `task.yaml:1:1: unknown field "resource"; did you mean "resources"?`},
+		{"experimental: {config_overrides: {}}\n", `task.yaml:1:1: unknown field "experimental"; what was under experimental.config_overrides stands under "config"`},
+		{"resources: {accelerators: None}\n", `task.yaml:1:27: resources.accelerators: "None" names no accelerator; leave the field out for none`},
 		{"cpus: 4\n", `task.yaml:1:1: unknown field "cpus"; it belongs under "resources"`},
 		{"resources:\n  infra: aws\n  any_of:\n  - region: us-east-1\n", `task.yaml:4:5: resources.any_of[0]: "region" can't be combined with the infra outside; write infra: cloud/region/zone`},
 		{"resources: {hooks: []}\n", `task.yaml:1:13: resources: unknown field "hooks"; hooks belong under config.hooks`},

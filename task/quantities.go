@@ -116,6 +116,9 @@ func ParseAccelerator(s string) (Accelerator, error) {
 
 func parseAccelerator(s string) (a Accelerator, counted bool, err error) {
 	const shape = "write a name like H100, a name and a count like H100:8, or a memory size like 16GB+"
+	if isReset(s) {
+		return a, false, fmt.Errorf("%q names no accelerator; leave the field out for none", s)
+	}
 	parts := strings.Split(strings.TrimSpace(s), ":")
 	for i := range parts {
 		parts[i] = strings.TrimSpace(parts[i])

@@ -82,7 +82,7 @@ func (p *Provider) Offers(ctx context.Context, f providers.OfferFilter) ([]provi
 	}
 	m := p.hardware(ctx)
 	base := providers.Offer{Provider: p.Name(), Region: Region, CPUs: m.cpus, MemoryGB: m.memoryGB, Arch: runtime.GOARCH, Flexible: true,
-		Extra: map[string]string{"note": Note}}
+		MaxNodes: mostNodes(m.memoryGB), Extra: map[string]string{"note": Note}}
 	var kinds []providers.Offer
 	names, of := byKind(m.gpus)
 	for _, k := range names {
@@ -104,6 +104,10 @@ func (p *Provider) Offers(ctx context.Context, f providers.OfferFilter) ([]provi
 	}
 	return out, ctx.Err()
 }
+
+// mostNodes is how many nodes a cluster may have for the sake of the machine: their agents alone take half of its memory then,
+// at 32 MB each. What is asked for by mistake is told before it is made.
+func mostNodes(memoryGB float64) int { return min(max(int(memoryGB*1024/2/32), 64), 1000) }
 
 // Pools tells how many GPUs of each kind are free.
 func (p *Provider) Pools(ctx context.Context) ([]providers.Pool, error) {
