@@ -150,10 +150,10 @@ func (s *saver) save(ctx context.Context, row activities.WatchRow, why string, s
 	for i, n := range nodes {
 		g.Go(func() error {
 			var err error
-			if got[i], err = s.fetch(gctx, row.Provider, n, i, spec, to); err != nil {
+			if got[i], err = s.fetch(gctx, row.Provider, n, i, spec, to); err != nil && !ofBucket(err) { // which says who had trouble
 				return fmt.Errorf("node %d: %w", n.Rank, err)
 			}
-			return nil
+			return err
 		})
 	}
 	if err := g.Wait(); err != nil {

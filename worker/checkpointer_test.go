@@ -44,6 +44,7 @@ func newFakeNode(t *testing.T) *fakeNode {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/checkpoint", n.picture)
 	mux.HandleFunc("POST /v1/files/read", n.blobs)
+	mux.HandleFunc("POST /v1/checkpoint/put", n.put)
 	s := httptest.NewServer(mux)
 	t.Cleanup(s.Close)
 	n.url = s.Listener.Addr().String()

@@ -3,6 +3,8 @@ package jobs
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -93,7 +95,19 @@ func Checkpoints(ctx context.Context, s *session.Session, o *CheckpointsOptions)
 	for _, k := range list.Checkpoints {
 		t.Row(k.TaskID, k.N, table.Ago(s.Now(), k.SavedAt), k.Why, k.Attempt, k.Ranks, k.Files, sizeText(k.Bytes))
 	}
-	return t.Print(s.IO.Out)
+	if err := t.Print(s.IO.Out); err != nil {
+		return err
+	}
+	folders := []string{}
+	for _, k := range list.Checkpoints {
+		if folder, _, ok := strings.Cut(k.Where, "/checkpoints/"); ok && !slices.Contains(folders, folder) {
+			folders = append(folders, folder)
+		}
+	}
+	if len(folders) > 0 {
+		s.IO.Printf("Kept in %s\n", strings.Join(folders, ", "))
+	}
+	return nil
 }
 
 func sizeText(n int64) string {

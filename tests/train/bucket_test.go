@@ -221,3 +221,40 @@ run: |
 	}
 	x.until("it is cancelled", func() bool { return x.row().Status == api.ManagedCancelled })
 }
+
+// TestBucketLost takes away what the newest checkpoint consists of: the next attempt does not begin from something else in silence.
+func TestBucketLost(t *testing.T) {
+	store := objectstore.Start(t)
+	store.Bucket("lost")
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	defer cancel()
+	x := startWith(t, ctx, withStore(store, "owner"), func(string) string {
+		return `name: loses
+resources: {infra: local, use_spot: true}
+checkpoint: {path: state, to: s3://lost}
+setup: mkdir -p "$SKYPILOT_CHECKPOINT_DIR"
+run: |
+  echo $SKYPILOT_ATTEMPT >"$SKYPILOT_CHECKPOINT_DIR/attempt"
+  sleep 1000
+`
+	})
+	x.until("a checkpoint", func() bool {
+		if x.row().Status != api.ManagedRunning {
+			return false
+		}
+		l, err := x.s.Client.SaveCheckpoints(ctx, x.id)
+		return err == nil && len(l.Checkpoints) == 1
+	})
+	blobs, err := filepath.Glob(filepath.Join(store.Dir, "data", "lost", "*", "job-1", "task-0", "blobs"))
+	if err != nil || len(blobs) != 1 {
+		t.Fatal(blobs, err)
+	}
+	if err := os.RemoveAll(blobs[0]); err != nil {
+		t.Fatal(err)
+	}
+	x.preempt(x.row().Cluster, 0)
+	x.until("the job ends", func() bool { return x.row().Status.Terminal() })
+	if r := x.row(); r.Status == api.ManagedSucceeded || !strings.Contains(r.FailureReason, "checkpoint 1 is not whole any more") {
+		t.Errorf("%s: %s", r.Status, r.FailureReason)
+	}
+}
