@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -185,16 +186,17 @@ func (r *Registry) connect(ctx context.Context, a Address) (*Bucket, error) {
 }
 
 func (b *Bucket) connect(cfg aws.Config, endpoint string, pathStyle bool) {
-	b.client = s3.NewFromConfig(cfg, func(o *s3.Options) {
+	reach := func(o *s3.Options) {
 		o.UsePathStyle = pathStyle
 		if endpoint != "" {
 			o.BaseEndpoint = &endpoint
 		}
-		if strings.Contains(endpoint, "googleapis.com") {
-			o.APIOptions = append(o.APIOptions, dropAcceptEncoding)
-		}
-	})
-	b.signer = s3.NewPresignClient(b.client)
+	}
+	b.signer = s3.NewPresignClient(s3.NewFromConfig(cfg, reach)) // a URL covers no such header
+	if strings.Contains(endpoint, "googleapis.com") {
+		cfg.APIOptions = append(slices.Clone(cfg.APIOptions), dropAcceptEncoding)
+	}
+	b.client = s3.NewFromConfig(cfg, reach)
 	b.host = "AWS in " + cfg.Region
 	if u, err := url.Parse(endpoint); err == nil && u.Host != "" {
 		b.host = u.Host
