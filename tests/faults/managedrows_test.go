@@ -15,7 +15,7 @@ import (
 func TestManagedRegionOut(t *testing.T) {
 	w := world.NewReal(t, world.Options{Seed: 10})
 	w.Acts.Home = t.TempDir()
-	m := w.StartJob(1, 0, 0, "name: out\nrun: sleep 5\n")
+	m := w.StartJob(1, 0, 0, "name: out\nrun: sleep 10\n")
 	first := m.Is(running)[0]
 	for _, z := range []string{"east-1a", "east-1b", "east-1c"} {
 		w.Cloud.KillZone(z)
@@ -31,7 +31,7 @@ func TestManagedRegionOut(t *testing.T) {
 func TestManagedCredentialsExpire(t *testing.T) {
 	w := world.NewReal(t, world.Options{Seed: 11})
 	w.Acts.Home = t.TempDir()
-	m := w.StartJob(1, 0, 0, "name: key\nrun: sleep 6\n")
+	m := w.StartJob(1, 0, 0, "name: key\nrun: sleep 12\n")
 	row := m.Is(running)[0]
 	bad := providers.Errorf(providers.AuthFailed, providers.ScopeCloud, "the key has expired")
 	w.Cloud.Script(memory.Fault{Call: "list", Err: bad, Times: 6}, memory.Fault{Call: "delete", Err: bad, Times: 3})
@@ -52,7 +52,7 @@ func TestManagedCredentialsExpire(t *testing.T) {
 func TestManagedSignalsTwiceAndLate(t *testing.T) {
 	w := world.NewReal(t, world.Options{Seed: 12})
 	w.Acts.Home = t.TempDir()
-	m := w.StartJob(1, 0, 0, "name: late\nresources: {use_spot: true}\nrun: sleep 8\n")
+	m := w.StartJob(1, 0, 0, "name: late\nresources: {use_spot: true}\nrun: sleep 16\n")
 	old := m.Is(running)[0]
 	failed := api.Job{ID: old.ClusterJobID, Status: api.JobFailed, ExitCodes: []int{1}}
 	other := failed
