@@ -89,6 +89,8 @@ func (a *Activities) Plan(ctx context.Context, in PlanInput) (PlanOutput, error)
 	}
 	if len(left) == 0 {
 		out.Error, out.Retry = optimizer.Explain(in.Failures, res.Reasons), optimizer.WorthRetrying(in.Failures)
+		// What has run already is not given up for a key that has expired meanwhile.
+		out.Retry = out.Retry || in.Recover != nil && optimizer.AwaitsCredentials(in.Failures)
 		return out, nil
 	}
 	out.Choice = &left[0]

@@ -207,6 +207,8 @@ func (j *job) backOff(ctx workflow.Context, r *taskRun, why *api.Error) {
 	d, what := recovery.Backoff(j.in.ID, r.Round), "no room"
 	if r.m.midway {
 		d, what = recovery.Relaunch(j.in.ID, r.Round), "lost on the way"
+	} else if why.Kind == api.ErrPrechecks {
+		what = "refused"
 	}
 	r.Round++
 	due := workflow.Now(r.m.root).Add(d)

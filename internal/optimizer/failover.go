@@ -3,6 +3,7 @@ package optimizer
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/skyloom/skyloom/api"
@@ -193,6 +194,11 @@ func WorthRetrying(failures []Failure) bool {
 		}
 	}
 	return len(failures) == 0
+}
+
+// AwaitsCredentials tells whether a later round may succeed once somebody has renewed credentials that were refused.
+func AwaitsCredentials(failures []Failure) bool {
+	return slices.ContainsFunc(failures, func(f Failure) bool { return f.Kind == providers.AuthFailed })
 }
 
 // Explain is the error of a launch for which everything was tried: one line per choice that failed, then the infra that

@@ -118,6 +118,9 @@ func TestFailover(t *testing.T) {
 	if e.Kind != api.ErrResourcesUnavailable || len(e.Details) != 6 || !WorthRetrying(failures) {
 		t.Errorf("%+v", e)
 	}
+	if taken := (Failure{Kind: providers.Conflict}); !AwaitsCredentials(failures) || AwaitsCredentials([]Failure{taken}) {
+		t.Error("refused credentials can be renewed, a taken name can't")
+	}
 	for _, s := range []string{"all 5 places", "aws (aws-east-a) aws.l4, L4:1: quota exceeded: creating nodes: 0 of 1 vCPUs left", "ask for a higher quota",
 		"credentials refused", "not tried: ssh: has no L4", "--retry-until-up"} {
 		if !strings.Contains(e.Error(), s) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -59,8 +60,12 @@ func TestManagedStates(t *testing.T) {
 			m.Take(0)
 			m.Until("a next try", func(rows []api.ManagedJob) bool { return rows[0].NextRetry != nil })
 		}, want: []states{{pending, starting, running, recovering, running, succeeded}}, recoveries: 1},
-		{name: "refused-later", text: work, faults: []memory.Fault{{Err: auth, Skip: 1, Times: -1}}, do: func(m *world.Managed) { m.Take(0) },
-			want: []states{{pending, starting, running, recovering, api.ManagedFailedPrechecks}}, recoveries: 1},
+		{name: "refused-later", text: work, faults: []memory.Fault{{Err: auth, Skip: 1}}, do: func(m *world.Managed) {
+			m.Take(0)
+			m.Until("a next try, and why", func(rows []api.ManagedJob) bool {
+				return rows[0].NextRetry != nil && rows[0].Status == recovering && strings.Contains(rows[0].Details, "credentials refused")
+			})
+		}, want: []states{{pending, starting, running, recovering, running, succeeded}}, recoveries: 1},
 		{name: "cancelled-waiting", text: work, faults: []memory.Fault{{Err: full, Times: -1}}, do: func(m *world.Managed) {
 			m.Until("a next try", func(rows []api.ManagedJob) bool { return rows[0].NextRetry != nil })
 			m.Cancel()
